@@ -1,0 +1,280 @@
+"""
+What a connection pool must ask of a database driver.
+
+The defaults work for any PEP 249 driver. A backend overrides what its driver
+can do better or cheaper. There are no locks here, and no pool.
+"""
+
+import copy
+import logging
+import math
+import os
+import select
+
+from django.db import connections
+from django.utils.functional import cached_property
+
+logger = logging.getLogger("django.db.pool")
+
+
+class Session:
+    """
+    What a pool keeps with each connection, from opening to closing.
+
+    attributes: what opening set on the wrapper, for the wrappers that borrow
+        the connection later.
+    probe: a callable without arguments that returns something true if there's
+        reason to doubt that the connection is alive, or None.
+    """
+
+    __slots__ = ("attributes", "probe")
+
+    def __init__(self, attributes, probe):
+        self.attributes = attributes
+        self.probe = probe
+
+
+class BaseDatabasePooling:
+    """
+    Encapsulate backend-specific differences pertaining to pooled connections.
+
+    There is one instance per pool, used by all threads. It keeps no wrapper:
+    a wrapper is passed in where one is at hand, else the driver's connection.
+    """
+
+    # The connection parameter that limits the time to connect, in seconds, if
+    # the driver has one, and the least that it understands.
+    connect_timeout_param = None
+    min_connect_timeout = 1
+
+    # Attributes of the wrapper that opening a connection sets, as far as they
+    # are known in advance. Those of third-party backends are found out.
+    wrapper_attributes = ()
+
+    # A statement that starts with one of these leaves no transaction open in
+    # autocommit mode. Others may.
+    harmless_words = frozenset(["SELECT", "INSERT", "UPDATE", "DELETE"])
+
+    # Statements remembered as harmless, at most.
+    max_harmless = 4096
+
+    def __init__(self, wrapper):
+        self.wrapper_class = type(wrapper)
+        self.alias = wrapper.alias
+        # Not the dictionary itself, which may come to describe another pool.
+        self.settings_dict = copy.deepcopy(wrapper.settings_dict)
+        self.attribute_names = set(self.wrapper_attributes)
+        self.harmless = set()
+
+    @classmethod
+    def can_pool(cls, wrapper):
+        """Return whether connections of a wrapper can be shared at all."""
+        return True
+
+    def make_wrapper(self):
+        """Return a wrapper for a task that no borrower has a part in."""
+        return self.wrapper_class(self.settings_dict, self.alias)
+
+    # ##### Opening #####
+
+    def open_with(self, wrapper, timeout):
+        """
+        Have a wrapper open a connection and initialize it. Return a Session.
+
+        timeout: seconds that this should take at most.
+        """
+        before = wrapper.__dict__.copy()
+        conn_params = wrapper.get_connection_params()
+        self.limit_connect_time(conn_params, timeout)
+        wrapper._open_connection(conn_params)
+        return Session(
+            self.attributes_set(wrapper, before), self.make_probe(wrapper.connection)
+        )
+
+    def open(self, timeout):
+        """
+        Open a connection for whoever comes next. Return it with its Session.
+        Only for threads that use no connections of their own.
+        """
+        wrapper = self.make_wrapper()
+        try:
+            # Receivers of connection_created may use the alias.
+            connections[self.alias] = wrapper
+            session = self.open_with(wrapper, timeout)
+        except BaseException:
+            if wrapper.connection is not None:
+                self.close_quietly(wrapper.connection)
+            raise
+        finally:
+            del connections[self.alias]
+            connection, wrapper.connection = wrapper.connection, None
+        return connection, session
+
+    def limit_connect_time(self, conn_params, timeout):
+        """Have the driver give up connecting after a timeout in seconds."""
+        if (name := self.connect_timeout_param) is None:
+            return
+        # Drivers take whole seconds.
+        limit = max(self.min_connect_timeout, math.ceil(min(timeout, 86400)))
+        if own := int(conn_params.get(name) or 0):
+            limit = min(own, limit)
+        conn_params[name] = limit
+
+    def attributes_set(self, wrapper, before):
+        """
+        Return the attributes of a wrapper that opening a connection sets, the
+        isolation level for one. A wrapper that borrows the connection needs
+        them too. What all wrappers have isn't among them, nor is what's
+        computed when it's first asked for.
+        """
+        missing = object()
+        for name, value in wrapper.__dict__.items():
+            if (
+                before.get(name, missing) is not value
+                and name not in self._common_attributes
+                and not isinstance(
+                    getattr(self.wrapper_class, name, None), cached_property
+                )
+            ):
+                self.attribute_names.add(name)
+        return {
+            name: wrapper.__dict__[name]
+            for name in self.attribute_names
+            if name in wrapper.__dict__
+        }
+
+    @cached_property
+    def _common_attributes(self):
+        from django.db.backends.dummy.base import DatabaseWrapper
+
+        return {*vars(DatabaseWrapper({})), "_borrower"}
+
+    # ##### Testing #####
+
+    def make_probe(self, connection):
+        """
+        Return a callable that tells, without a round trip, whether there's
+        reason to doubt that an idle connection is alive. None if the driver
+        offers nothing to look at.
+
+        By default, the socket is looked at. While a connection is idle, the
+        server has nothing to say: if there is something to read, it's most
+        likely the end of the connection.
+        """
+        try:
+            fileno = connection.fileno()
+        except Exception:
+            return None
+        if not isinstance(fileno, int) or fileno < 0:
+            return None
+        if not hasattr(select, "poll"):
+            return lambda: select.select([fileno], [], [], 0)[0]
+        poll = select.poll()
+        poll.register(fileno, select.POLLIN)
+        return lambda: poll.poll(0)
+
+    def is_fit(self, wrapper, slot, check):
+        """
+        Return whether the idle connection that a wrapper was just given can
+        be used. Ask the server if there's reason to doubt, or if the pool's
+        ``check`` option says so.
+        """
+        if (probe := slot.session.probe) is not None and probe():
+            return self.check_in_doubt(wrapper)
+        if check is False:
+            return True
+        if callable(check):
+            try:
+                check(wrapper.connection)
+            except Exception:
+                return False
+            return True
+        if check is True or slot.leased_at - slot.idle_since >= check:
+            return wrapper.is_usable()
+        return True
+
+    def check_in_doubt(self, wrapper):
+        """Return whether a connection works that its probe doubts."""
+        return wrapper.is_usable()
+
+    # ##### Giving back #####
+
+    def in_transaction(self, connection):
+        """
+        Return whether a transaction is open, or an answer still to be read,
+        without asking the server. None if the driver doesn't know.
+        """
+        return None
+
+    def is_harmless(self, sql):
+        """Return whether a statement can't leave a transaction open."""
+        if not isinstance(sql, str):
+            return False
+        words = sql.lstrip(" \t\r\n(")[:20].split(None, 1)
+        return bool(words) and words[0].upper() in self.harmless_words
+
+    def make_clean(self, wrapper, borrower):
+        """
+        Bring a wrapper's connection back to the state in which it was
+        borrowed. Return False if that can't be done.
+
+        borrower: says what happened to the connection meanwhile.
+        """
+        connection = wrapper.connection
+        in_transaction = self.in_transaction(connection)
+        if in_transaction is None:
+            if borrower.interrupted:
+                # Nobody knows whether an answer is still to be read.
+                return False
+            in_transaction = borrower.suspect or not wrapper.autocommit
+        if in_transaction:
+            connection.rollback()
+        if wrapper.errors_occurred and not wrapper.is_usable():
+            return False
+        if wrapper.autocommit is not borrower.autocommit:
+            wrapper._set_autocommit(borrower.autocommit)
+        return True
+
+    # ##### Closing #####
+
+    def close(self, connection):
+        """Close a connection that nobody uses."""
+        from .base import BaseDatabaseWrapper
+
+        if self.wrapper_class._close is BaseDatabaseWrapper._close:
+            connection.close()
+        else:
+            wrapper = self.make_wrapper()
+            wrapper.connection = connection
+            wrapper._close()
+
+    def close_quietly(self, connection):
+        try:
+            self.close(connection)
+        except Exception as e:
+            logger.debug("Closing a connection of %r: %s", self.alias, e)
+
+    # ##### After a fork, in the child #####
+
+    # Connections of the parent process that mustn't even be destructed here.
+    kept = []
+
+    def forget(self, connection):
+        """
+        Let go of a connection of the parent process without a word to the
+        server, for which the session goes on.
+
+        By default, the child's descriptor is pointed to the null device, then
+        the connection is closed: whatever the driver has to say ends there.
+        """
+        try:
+            fileno = connection.fileno()
+        except Exception:
+            self.kept.append(connection)
+            return
+        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            os.dup2(null, fileno)
+        finally:
+            os.close(null)
+        self.close_quietly(connection)

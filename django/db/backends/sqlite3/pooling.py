@@ -1,0 +1,52 @@
+import os
+
+from django.db.backends.base.pooling import BaseDatabasePooling
+
+
+class DatabasePooling(BaseDatabasePooling):
+    wrapper_attributes = ("init_commands", "transaction_mode")
+
+    @classmethod
+    def can_pool(cls, wrapper):
+        # Each connection to an in-memory database may have a database of its
+        # own, and closing the last one loses the data.
+        return not wrapper.is_in_memory_db() and ":memory:" not in str(
+            wrapper.settings_dict["NAME"]
+        )
+
+    def make_probe(self, connection):
+        """
+        A connection goes on to use a file that was deleted or replaced, where
+        nobody will find what it writes.
+        """
+        paths = [
+            path
+            for _, name, path in connection.execute("PRAGMA database_list")
+            if name == "main"
+        ]
+        if not paths or not paths[0]:
+            return None
+        stat, (path,) = os.stat, paths
+        opened = stat(path)
+        device, inode = opened.st_dev, opened.st_ino
+
+        def is_replaced():
+            try:
+                found = stat(path)
+            except OSError:
+                return True
+            return found.st_ino != inode or found.st_dev != device
+
+        return is_replaced
+
+    def check_in_doubt(self, wrapper):
+        return False
+
+    def in_transaction(self, connection):
+        return connection.in_transaction
+
+    def forget(self, connection):
+        # "Do not open an SQLite database connection, then fork(), then try to
+        # use that database connection in the child process": not even to
+        # close it. https://www.sqlite.org/howtocorrupt.html
+        self.kept.append(connection)

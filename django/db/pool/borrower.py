@@ -1,0 +1,284 @@
+"""
+A database wrapper's side of its pool.
+
+A wrapper has one Borrower for as long as its settings stay what they are. It
+holds at most one lease, from the wrapper's connect() to its close().
+"""
+
+import logging
+import threading
+import weakref
+
+from .exceptions import LeaseEnded
+from .registry import pool_for, snapshot
+from .state import DEAD, UNCLEAN
+
+logger = logging.getLogger("django.db.pool")
+
+# Handles are looked through for dead ones when there are this many, and then
+# whenever their number has doubled.
+MANY_HANDLES = 64
+
+
+def borrower_for(wrapper):
+    """Return a new Borrower for a wrapper, None if it has no pool."""
+    borrower = Borrower(wrapper)
+    borrower.pool = pool_for(wrapper, borrower)
+    return None if borrower.pool is None else borrower
+
+
+class Borrower:
+    """What a wrapper knows of its pool, and the lease that it holds."""
+
+    def __init__(self, wrapper):
+        self.pool = None
+        self.lease = None
+        # The settings that the pool was chosen by: see is_current().
+        self.settings = snapshot(wrapper.settings_dict)
+        self.timezone_name = wrapper.timezone_name
+        self.autocommit = wrapper.settings_dict["AUTOCOMMIT"]
+        self.thread = threading.current_thread()
+        self.wrapper = weakref.ref(wrapper)
+        # Whether SQL was run under the present lease that may have left a
+        # transaction open.
+        self.suspect = False
+        # Whether the driver was left by an exception that isn't its own.
+        self.interrupted = False
+        # Weak references to the cursors made under the present lease.
+        self.handles = []
+        self.many_handles = MANY_HANDLES
+        _end_with_thread(self)
+
+    def __str__(self):
+        return f"thread {self.thread.name!r}"
+
+    def is_current(self, wrapper):
+        """Return whether the pool is still the one for a wrapper."""
+        return (
+            self.settings == wrapper.settings_dict
+            and self.timezone_name == wrapper.timezone_name
+            and not self.pool.closed
+        )
+
+    # ##### Borrowing #####
+
+    def borrow(self, wrapper):
+        """Give a wrapper without a connection one of the pool's."""
+        if self.lease is not None:
+            # Its connection was set to None behind our back.
+            self._end(wrapper, clean=False)
+        pool = self.pool
+        lease = pool.acquire(owner=self)
+        while (slot := lease.slot).connection is not None:
+            self.lease = lease
+            wrapper.connection = slot.connection
+            wrapper.autocommit = self.autocommit
+            if slot.session.attributes:
+                wrapper.__dict__.update(slot.session.attributes)
+            self.suspect = self.interrupted = fit = False
+            try:
+                fit = pool.pooling.is_fit(wrapper, slot, pool.options.check)
+            finally:
+                if not fit:
+                    self._end(wrapper, clean=False, reason=DEAD)
+            if fit:
+                return
+            lease = pool.acquire(owner=self, deadline=lease.deadline)
+        self._open(wrapper, lease)
+
+    def _open(self, wrapper, lease):
+        try:
+            session = self.pool.pooling.open_with(
+                wrapper, lease.deadline - self.pool.now()
+            )
+        except BaseException as e:
+            connection, wrapper.connection = wrapper.connection, None
+            # First, so that there's no more than max_size at any time.
+            if connection is not None:
+                self.pool.pooling.close_quietly(connection)
+            self.pool.failed(lease, e)
+            raise
+        self.pool.opened(lease, wrapper.connection, session)
+        self.lease = lease
+        self.suspect = self.interrupted = False
+
+    # ##### Giving back #####
+
+    def give_back(self, wrapper):
+        """Give a wrapper's connection back, fit for the next borrower."""
+        clean = False
+        try:
+            if self.handles:
+                self._end_handles()
+            slot = self.lease.slot
+            clean = (
+                slot is not None
+                and wrapper.connection is slot.connection
+                and self.pool.pooling.make_clean(wrapper, self)
+            )
+        except Exception as e:
+            # The borrower has done its work. That its connection can't be
+            # used any more is no trouble of its.
+            logger.debug("Cleaning a connection of pool %r: %s", self.pool.name, e)
+        finally:
+            self._end(wrapper, clean)
+
+    def _end(self, wrapper, clean, reason=UNCLEAN):
+        lease, self.lease = self.lease, None
+        if wrapper.in_atomic_block:
+            # The wrapper counts as connected until the block ends.
+            wrapper.connection = EndedConnection(wrapper.Database, self.pool.name)
+        else:
+            wrapper.connection = None
+        if clean:
+            self.pool.release(lease)
+        else:
+            self.pool.discard(lease, reason)
+
+    # ##### What happens meanwhile #####
+
+    def observe(self, sql):
+        """Take note of a statement before it's executed."""
+        pooling = self.pool.pooling
+        try:
+            if sql in pooling.harmless:
+                return
+        except TypeError:
+            # A statement composed by the driver's own means.
+            pass
+        if not pooling.is_harmless(sql):
+            self.suspect = True
+        elif len(pooling.harmless) < pooling.max_harmless:
+            pooling.harmless.add(sql)
+
+    # ##### Handles that outlive the lease #####
+
+    def track(self, cursor):
+        """Remember a cursor, Django's wrapper of it, until the lease ends."""
+        handles = self.handles
+        handles.append(weakref.ref(cursor))
+        try:
+            handles.append(weakref.ref(cursor.cursor))
+        except (AttributeError, TypeError):
+            # A third party's own kind of cursor.
+            pass
+        if len(handles) > self.many_handles:
+            handles[:] = [handle for handle in handles if handle() is not None]
+            self.many_handles = max(MANY_HANDLES, 2 * len(handles))
+
+    def _end_handles(self):
+        """
+        Close the cursors that are still held somewhere. They must not reach
+        the connection under its next borrower.
+        """
+        cursors = [handle() for handle in self.handles]
+        self.handles = []
+        self.many_handles = MANY_HANDLES
+        for cursor in cursors:
+            if cursor is None:
+                continue
+            inner = cursor.__dict__.get("cursor") if hasattr(cursor, "db") else None
+            (inner or cursor).close()
+            if inner is not None:
+                cursor.cursor = EndedCursor(self.pool.name)
+
+    # ##### When the borrower ends #####
+
+    def end_with_thread(self):
+        """Give back what a thread holds that ends."""
+        wrapper = self.wrapper()
+        if self.lease is None or wrapper is None or wrapper.allow_thread_sharing:
+            return
+        try:
+            wrapper.close()
+        except Exception as e:
+            logger.debug("Closing a connection at its thread's end: %s", e)
+
+    def end_at_exit(self):
+        """Close what is held at exit by this thread or by one that ended."""
+        if self.thread is threading.current_thread() or not self.thread.is_alive():
+            wrapper = self.wrapper()
+            if self.lease is not None and wrapper is not None:
+                self._end(wrapper, clean=False)
+
+    def forget(self):
+        """After a fork, in the child: the lease isn't ours."""
+        lease, self.lease = self.lease, None
+        if lease is not None:
+            lease.slot = None
+        self.handles = []
+        wrapper = self.wrapper()
+        if lease is None or wrapper is None:
+            return
+        if wrapper.in_atomic_block:
+            wrapper.closed_in_transaction = True
+            wrapper.needs_rollback = True
+        wrapper.connection = None
+
+
+class EndedCursor:
+    """Stands in for a cursor whose connection was given back."""
+
+    closed = True
+
+    def __init__(self, pool_name):
+        self._pool_name = pool_name
+
+    def close(self):
+        pass
+
+    def _refuse(self):
+        raise LeaseEnded(
+            "The cursor is closed: its connection was given back to the pool "
+            f"{self._pool_name!r} and may belong to another borrower now."
+        )
+
+    def __getattr__(self, name):
+        self._refuse()
+
+    def __iter__(self):
+        self._refuse()
+
+
+class EndedConnection:
+    """Stands in for a connection given back inside an atomic block."""
+
+    def __init__(self, Database, pool_name):
+        self.__dict__.update(_Database=Database, _pool_name=pool_name)
+
+    def _refuse(self):
+        # The driver's own class, which is_usable() and the like expect.
+        raise self._Database.InterfaceError(
+            f"The connection was given back to the pool {self._pool_name!r}."
+        )
+
+    def close(self):
+        pass
+
+    def __getattr__(self, name):
+        self._refuse()
+
+    def __setattr__(self, name, value):
+        self._refuse()
+
+
+class _ThreadEnd:
+    """Its destructor runs when its thread has ended, in that thread."""
+
+    def __init__(self):
+        self.borrowers = weakref.WeakSet()
+
+    def __del__(self):
+        for borrower in list(self.borrowers):
+            borrower.end_with_thread()
+
+
+_thread_ends = threading.local()
+
+
+def _end_with_thread(borrower):
+    try:
+        end = _thread_ends.end
+    except AttributeError:
+        end = _thread_ends.end = _ThreadEnd()
+    end.borrowers.add(borrower)

@@ -1,0 +1,43 @@
+"""What a borrower holds while it has a connection of a pool."""
+
+from .exceptions import LeaseEnded
+
+
+class Lease:
+    """
+    A one-shot token around one connection, or around the permit to open one.
+
+    It ends when it's given to ConnectionPool.release(), discard() or
+    failed(), once, whoever comes first. A lease that is dropped without
+    having ended, by a borrower that died or by an exception at a bad moment,
+    is taken back by the pool.
+    """
+
+    # slot is set to None, under the pool's lock, when the lease ends.
+    __slots__ = ("slot", "pool", "deadline")
+
+    def __init__(self, slot, pool, deadline):
+        self.slot = slot
+        self.pool = pool
+        # By when the borrower wanted to be served, on the pool's clock.
+        self.deadline = deadline
+
+    @property
+    def connection(self):
+        """
+        The driver's connection, None for a permit to open one. Raise
+        LeaseEnded if the lease has ended.
+        """
+        if (slot := self.slot) is None:
+            raise LeaseEnded(
+                "This connection was given back to the pool "
+                f"{self.pool.name!r} and may belong to another borrower now."
+            )
+        return slot.connection
+
+    def __repr__(self):
+        return f"<Lease {'ended' if self.slot is None else self.slot!r}>"
+
+    def __del__(self):
+        if self.slot is not None:
+            self.pool.abandon(self.slot)

@@ -1,0 +1,110 @@
+"""
+The one background thread of a process, shared by all its pools.
+
+It decides nothing: it takes back what was abandoned, then asks each pool to
+do what's due and sleeps until there's something to do again. It's started by
+the first pool that has a connection and ends when none has any.
+"""
+
+import logging
+import queue
+import threading
+
+logger = logging.getLogger("django.db.pool")
+
+# Pairs of a pool and a slot abandoned by its borrower, or None to look at all
+# pools again. A SimpleQueue because its put() may be called by a destructor
+# that interrupts another put() or any lock's holder.
+_inbox = queue.SimpleQueue()
+_lock = threading.Lock()
+_thread = None
+
+# The longest sleep in seconds, whatever is due.
+LONGEST_SLEEP = 3600.0
+
+
+def put(pool, slot):
+    """Have a slot taken back that its borrower abandoned. Takes no lock."""
+    _inbox.put((pool, slot))
+
+
+def wake():
+    """Have all pools looked at. Start the thread if there's none."""
+    global _thread
+    with _lock:
+        if _thread is None:
+            _thread = threading.Thread(
+                target=_run, name="django-db-pool-maintenance", daemon=True
+            )
+            try:
+                _thread.start()
+            except RuntimeError:
+                # The interpreter is shutting down, or out of threads. The
+                # next connect tries again.
+                _thread = None
+    _inbox.put(None)
+
+
+def forget():
+    """After a fork, in the child: there's no thread."""
+    global _inbox, _lock, _thread
+    _inbox = queue.SimpleQueue()
+    _lock = threading.Lock()
+    _thread = None
+
+
+def _run():
+    pause = 0.0
+    while True:
+        _reclaim(pause)
+        pause = _maintain_all()
+        if pause is None and _retire():
+            return
+
+
+def _reclaim(pause):
+    """Take back what was abandoned until nothing more came for a pause."""
+    try:
+        message = _inbox.get(timeout=pause or 0)
+        while True:
+            if message is not None:
+                pool, slot = message
+                _guarded(pool.reclaim, slot)
+            message = _inbox.get_nowait()
+    except queue.Empty:
+        pass
+
+
+def _maintain_all():
+    """
+    Have all pools do what's due. Return the seconds until there will be
+    something to do, None if no pool needs the thread.
+    """
+    from . import registry
+
+    pools = registry.all_pools()
+    pause = None
+    for pool in pools:
+        due_in = _guarded(pool.maintain)
+        if due_in is not None:
+            pause = min(due_in, pause or LONGEST_SLEEP, LONGEST_SLEEP)
+    return pause
+
+
+def _retire():
+    """Return whether the thread may end: nothing came meanwhile."""
+    global _thread
+    with _lock:
+        if _inbox.empty():
+            _thread = None
+            return True
+    return False
+
+
+def _guarded(step, *args):
+    """Run a step. One pool's trouble must not end the others' maintenance."""
+    try:
+        return step(*args)
+    except Exception:
+        logger.exception("Maintenance of a connection pool failed.")
+        return 1.0

@@ -1,0 +1,487 @@
+"""
+A connection pool for threads: PoolState behind one lock.
+
+No SQL is run here, and no connection opened: a borrower that gets a permit
+opens one itself.
+"""
+
+import logging
+import random
+import threading
+import time
+
+from . import maintenance
+from .exceptions import PoolClosed, PoolFull, PoolTimeout
+from .lease import Lease
+from .state import BROKEN, DEAD, LEASED, NEVER, OPENING, PoolState, Waiter
+from .stats import Histogram, PoolStats
+
+logger = logging.getLogger("django.db.pool")
+
+
+class _Waiter(Waiter):
+    """A place in the line with something to sleep on."""
+
+    __slots__ = ("wake",)
+
+    def __init__(self):
+        super().__init__()
+        # Held from the start. Whoever serves the waiter releases it, once.
+        self.wake = threading.Lock()
+        self.wake.acquire()
+
+
+class ConnectionPool:
+    """
+    The connections that a process keeps to one database.
+
+    options: a PoolOptions.
+    pooling: a BaseDatabasePooling, asked to close connections and to open
+        those that min_size wants.
+    clock: a callable that returns the time in seconds and never goes back.
+    """
+
+    def __init__(self, options, pooling, clock=time.monotonic):
+        self.options = options
+        self.name = options.name
+        self.pooling = pooling
+        self.timeout = options.timeout
+        self._clock = clock
+        self._state = PoolState(options, random.random)
+        # May be held for a few steps of the state and for waking waiters,
+        # never while anything is sent, awaited, opened, closed or logged.
+        self._lock = threading.Lock()
+        self.closed = False
+        # The last error met on connecting, None after a success.
+        self._connect_error = None
+        # On the maintenance thread's account, see _fill().
+        self._fill_since = None
+        self._fill_at = 0.0
+
+    def __repr__(self):
+        return (
+            f"<{self.__class__.__name__} {self.name!r} size={len(self._state.slots)} "
+            f"idle={len(self._state.idle)} waiting={len(self._state.waiters)}>"
+        )
+
+    # ##### Borrowing #####
+
+    def acquire(self, timeout=None, owner=None, deadline=None):
+        """
+        Return a Lease. Its connection is None if it's a permit to open one:
+        open it then, and call opened() or failed().
+
+        timeout: how long this may take in seconds, the pool's own timeout by
+            default. 0 returns an idle connection or fails at once.
+        owner: anything whose str() says who borrows, for messages.
+        deadline: when it must be done at the latest, on the pool's clock;
+            goes before timeout.
+
+        Raise PoolTimeout at the deadline, PoolFull if max_waiting others wait
+        already, PoolClosed if the pool is or gets closed.
+        """
+        now = self._clock()
+        if timeout is None:
+            timeout = self.timeout
+        if deadline is None:
+            deadline = now + timeout
+        state = self._state
+        waiter = None
+        with self._lock:
+            if timeout:
+                slot = state.acquire(now)
+            else:
+                slot = state.acquire_idle(now)
+            if slot is not None:
+                slot.owner = owner
+                lease = Lease(slot, self, deadline)
+            elif not state.closed and timeout:
+                waiter = _Waiter()
+                if not state.wait(waiter, now):
+                    waiter = None
+        if state.to_close:
+            self.close_condemned()
+        if slot is not None:
+            return lease
+        if waiter is not None:
+            return self._wait(waiter, owner, deadline, timeout)
+        if state.closed:
+            raise PoolClosed(f"The pool {self.name!r} is closed.")
+        if timeout:
+            raise PoolFull(
+                f"{state.max_waiting} borrowers wait for the pool {self.name!r} "
+                f"already, which is its max_waiting. {self._describe()}"
+            )
+        with self._lock:
+            state.counters.timeouts += 1
+        raise self._timed_out(timeout)
+
+    def _wait(self, waiter, owner, deadline, timeout):
+        state = self._state
+        wake_at = waiter.patient_until
+        try:
+            while not waiter.served:
+                left = min(wake_at, deadline) - self._clock()
+                if waiter.wake.acquire(
+                    timeout=min(max(left, 0), threading.TIMEOUT_MAX)
+                ):
+                    break
+                with self._lock:
+                    now = self._clock()
+                    if waiter.served:
+                        break
+                    if now >= deadline:
+                        state.counters.timeouts += 1
+                        raise self._timed_out(timeout)
+                    if now >= wake_at:
+                        # From now on the pool opens a connection for this
+                        # waiter as soon as that's possible.
+                        wake_at = NEVER
+                        self._dispatch(now)
+            if waiter.slot is None:
+                raise PoolClosed(
+                    f"The pool {self.name!r} was closed while waiting for it."
+                )
+            with self._lock:
+                state.count_wait(waiter, self._clock())
+                waiter.slot.owner = owner
+                lease = Lease(waiter.slot, self, deadline)
+                # The lease answers for the slot now, not leave().
+                waiter.slot = None
+            return lease
+        except BaseException:
+            # KeyboardInterrupt, a gevent timeout and the like may come at any
+            # point of the wait, also just after the waiter was served.
+            with self._lock:
+                state.leave(waiter, self._clock())
+                self._wake()
+            self.close_condemned()
+            raise
+
+    def opened(self, lease, connection, session=None):
+        """
+        Tell that the holder of a permit has opened a connection, which it
+        goes on to use.
+
+        session: whatever the pooling class keeps with the connection.
+        """
+        with self._lock:
+            lease.slot.session = session
+            self._state.opened(lease.slot, connection, self._clock())
+            self._wake()
+        self._connect_error = None
+        maintenance.wake()
+
+    def failed(self, lease, error):
+        """Give back a permit because connecting failed with an exception."""
+        with self._lock:
+            if (slot := self._end(lease, OPENING)) is None:
+                return
+            self._state.failed(slot, self._clock())
+            self._wake()
+        self._connect_error = _without_frames(error)
+
+    # ##### Giving back #####
+
+    def release(self, lease):
+        """
+        Give back a connection that is ready for its next borrower. Return
+        whether the lease was ended by this call: one that had ended before is
+        left alone. Raise ValueError if it's a lease of another pool.
+        """
+        now = self._clock()
+        state = self._state
+        with self._lock:
+            if (slot := self._end(lease, LEASED)) is None:
+                return False
+            state.release(slot, now)
+            if state.to_wake:
+                self._wake()
+        if state.to_close:
+            self.close_condemned()
+        return True
+
+    def discard(self, lease, reason=BROKEN):
+        """
+        Give back a connection that nobody may use again. It's closed, and its
+        slot serves the next waiter. Returns and raises as release() does.
+        """
+        with self._lock:
+            if (slot := self._end(lease, LEASED)) is None:
+                return False
+            self._state.discard(slot, reason, self._clock())
+        self.close_condemned()
+        return True
+
+    def _end(self, lease, status):
+        """With the lock held, end a lease. Return its slot, if it had one."""
+        if lease.pool is not self:
+            raise ValueError(
+                f"A lease of the pool {lease.pool.name!r} can't be given back to "
+                f"the pool {self.name!r}."
+            )
+        slot = lease.slot
+        if slot is None:
+            return None
+        lease.slot = None
+        # After a fork, or when it was taken back, the slot isn't the lease's.
+        return slot if slot.status is status else None
+
+    def abandon(self, slot):
+        """
+        Take back what a borrower left behind when it died. May be called
+        anywhere, by a destructor for one, where a lock can't be taken.
+        """
+        maintenance.put(self, slot)
+
+    def reclaim(self, slot):
+        """Take back an abandoned slot, on the maintenance thread."""
+        with self._lock:
+            if slot.status is LEASED:
+                self._state.counters.abandoned += 1
+                # Nobody knows what state the connection is in, or whether a
+                # cursor of it is still held somewhere.
+                self._state.discard(slot, DEAD, self._clock())
+            elif slot.status is OPENING:
+                self._state.failed(slot, self._clock())
+                self._wake()
+        self.close_condemned()
+
+    # ##### The pool as a whole #####
+
+    def now(self):
+        """Return the time on the pool's clock, in seconds."""
+        return self._clock()
+
+    def close(self):
+        """
+        Close all idle connections, and those in use when they are given back.
+        Whoever waits gets PoolClosed. A closed pool stays closed.
+        """
+        self.closed = True
+        with self._lock:
+            self._state.close()
+            self._wake()
+        self.close_condemned()
+
+    def drain(self):
+        """
+        Replace all connections: the idle ones are closed now, those in use
+        when they are given back.
+        """
+        with self._lock:
+            self._state.condemn_generation("drained", self._clock())
+        self.close_condemned()
+        maintenance.wake()
+
+    def resize(self, min_size=None, max_size=None):
+        """Change the limits, in connections. Raise ValueError if wrong."""
+        with self._lock:
+            state = self._state
+            min_size = state.min_size if min_size is None else min_size
+            max_size = state.max_size if max_size is None else max_size
+            if not 0 <= min_size <= max_size or max_size < 1:
+                raise ValueError(
+                    f"The pool {self.name!r} can't have min_size {min_size!r} and "
+                    f"max_size {max_size!r}: 0 <= min_size <= max_size and "
+                    "max_size >= 1 must hold."
+                )
+            state.resize(min_size, max_size, self._clock())
+            self._wake()
+        self.close_condemned()
+        maintenance.wake()
+
+    def stats(self):
+        """Return a PoolStats, what the pool looks like and has done."""
+        with self._lock:
+            now = self._clock()
+            state = self._state
+            counters = state.counters
+            oldest = next(iter(state.waiters), None)
+            return PoolStats(
+                name=self.name,
+                min_size=state.min_size,
+                max_size=state.max_size,
+                size=len(state.slots),
+                idle=len(state.idle),
+                in_use=(
+                    len(state.slots) - len(state.idle) - state.opening - state.closing
+                ),
+                connecting=state.opening,
+                waiting=len(state.waiters),
+                oldest_wait=0.0 if oldest is None else now - oldest.since,
+                acquired=counters.reused + counters.first_used,
+                reused=counters.reused,
+                waited=sum(counters.wait_buckets),
+                timeouts=counters.timeouts,
+                refused=counters.refused,
+                abandoned=counters.abandoned,
+                opened=counters.opened,
+                open_failures=counters.open_failures,
+                closed=dict(counters.closed),
+                wait=Histogram.read(counters.wait_buckets, counters.wait_total),
+                use=Histogram.read(counters.use_buckets, counters.use_total),
+                open=Histogram.read(counters.open_buckets, counters.open_total),
+            )
+
+    def close_condemned(self):
+        """Close what the state wants closed, outside the lock."""
+        state = self._state
+        while state.to_close:
+            with self._lock:
+                if not state.to_close:
+                    return
+                slot = state.to_close.pop()
+            try:
+                self.pooling.close(slot.connection)
+            except Exception as e:
+                logger.debug("Closing a connection of pool %r: %s", self.name, e)
+            finally:
+                with self._lock:
+                    state.closed_slot(slot, self._clock())
+                    self._wake()
+
+    # ##### On the maintenance thread #####
+
+    def maintain(self):
+        """
+        Do what's due. Return when there will be something to do again, on the
+        pool's clock; infinity for never.
+        """
+        with self._lock:
+            self._state.sweep(self._clock())
+        self.close_condemned()
+        fill_at = self._fill()
+        with self._lock:
+            state = self._state
+            due = min(fill_at, state.next_due())
+            if state.slots and not state.closed:
+                # A connection in use now may be idle by then, for that long.
+                idle_limit = min(state.max_idle, state.max_lifetime or NEVER)
+                due = min(due, self._clock() + idle_limit)
+            return due
+
+    def _fill(self):
+        """
+        Open the connections that min_size asks for. Return when to try again.
+
+        After a failure, tries come after 1, 2, 4 ... seconds, up to 25 % less
+        so that many processes don't come at once. After reconnect_timeout
+        seconds of failures the pool leaves it to its borrowers until one of
+        them succeeds.
+        """
+        if self._fill_since is not None and self._connect_error is None:
+            self._fill_since, self._fill_at = None, 0.0
+        while True:
+            now = self._clock()
+            if now < self._fill_at:
+                return self._fill_at
+            with self._lock:
+                if (slot := self._state.reserve(now)) is None:
+                    return NEVER
+            try:
+                connection, session = self.pooling.open(self.timeout)
+            except BaseException as e:
+                with self._lock:
+                    self._state.failed(slot, self._clock())
+                    self._wake()
+                self._connect_error = _without_frames(e)
+                if not isinstance(e, Exception):
+                    raise
+                return self._back_off(e)
+            self._connect_error = None
+            self._fill_since, self._fill_at = None, 0.0
+            with self._lock:
+                slot.session = session
+                self._state.supplied(slot, connection, self._clock())
+                self._wake()
+            self.close_condemned()
+
+    def _back_off(self, error):
+        now = self._clock()
+        if self._fill_since is None:
+            self._fill_since = now
+        failing_for = now - self._fill_since
+        if failing_for >= self.options.reconnect_timeout:
+            logger.warning(
+                "Pool %r gave up opening connections in advance after %.0f s: %s",
+                self.name,
+                failing_for,
+                error,
+            )
+            self._fill_at = NEVER
+        else:
+            pause = max(1.0, failing_for) * (1.0 - 0.25 * random.random())
+            self._fill_at = now + pause
+        return self._fill_at
+
+    # ##### After a fork, in the child #####
+
+    def forget(self):
+        """
+        Start again without the connections, which are the parent's. None of
+        them may be used or closed politely: that would end the parent's
+        session. No other thread exists.
+        """
+        slots = self._state.slots
+        self._lock = threading.Lock()
+        self._state = PoolState(self.options, random.random)
+        self._state.closed = self.closed
+        self._connect_error = None
+        self._fill_since, self._fill_at = None, 0.0
+        for slot in slots:
+            # So that a lease of it ends without effect.
+            slot.status = "forgotten"
+            if slot.connection is not None:
+                self.pooling.forget(slot.connection)
+
+    # ##### Helpers #####
+
+    def _dispatch(self, now):
+        self._state.dispatch(now)
+        self._wake()
+
+    def _wake(self):
+        """With the lock held, wake the waiters that were served."""
+        to_wake = self._state.to_wake
+        while to_wake:
+            to_wake.pop().wake.release()
+
+    def _timed_out(self, timeout):
+        error = PoolTimeout(
+            f"The pool {self.name!r} had no connection within {timeout:g} s. "
+            f"{self._describe()}"
+        )
+        error.__cause__ = self._connect_error
+        return error
+
+    def _describe(self):
+        """Say in a sentence what the pool looks like, without the lock."""
+        state = self._state
+        now = self._clock()
+        leased = [slot for slot in list(state.slots) if slot.status is LEASED]
+        text = (
+            f"Of at most {state.max_size} connections {len(leased)} are in use, "
+            f"{len(state.idle)} idle and {state.opening} being opened; "
+            f"{len(state.waiters)} borrowers are waiting."
+        )
+        if leased:
+            longest = min(leased, key=lambda slot: slot.leased_at)
+            owner = "" if longest.owner is None else f" by {longest.owner}"
+            held = now - longest.leased_at
+            text += f" The longest has been in use for {held:.3g} s{owner}."
+        if self._connect_error is not None:
+            text += f" The last connect failed: {self._connect_error}"
+        return text
+
+
+def _without_frames(error):
+    """
+    Return a copy of an exception that keeps no frames, and so no borrower,
+    alive.
+    """
+    try:
+        copy = type(error)(*error.args)
+    except Exception:
+        copy = Exception(f"{type(error).__name__}: {error}")
+    return copy

@@ -1,0 +1,212 @@
+"""
+All pools of the process: which wrapper borrows from which, and what becomes
+of them at a fork and at exit.
+"""
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import MutableMapping
+
+from django.db import connections
+from django.db.backends.base.base import NO_DB_ALIAS
+
+from . import maintenance
+from .options import parse
+from .pool import ConnectionPool
+
+logger = logging.getLogger("django.db.pool")
+
+# Settings that don't change what a connection is.
+IRRELEVANT = frozenset(
+    ["ATOMIC_REQUESTS", "CONN_MAX_AGE", "DISABLE_SERVER_SIDE_CURSORS", "TEST"]
+)
+
+# At exit, seconds after which the connections not closed yet are left to the
+# operating system.
+EXIT_TIMEOUT = 2.0
+
+_lock = threading.RLock()
+_registrations = []
+
+
+class _Registration:
+    """A pool and what it's for."""
+
+    def __init__(self, pool, alias, identity, origin):
+        self.pool = pool
+        self.alias = alias
+        # What decides which connections a wrapper may get.
+        self.identity = identity
+        # The dictionary that the wrappers of an alias share. When it's
+        # changed in place, the pools made for what it was serve nobody.
+        self.origin = origin
+        self.borrowers = weakref.WeakSet()
+
+    def is_orphan(self):
+        """
+        Return whether no wrapper can come to this pool any more: it was made
+        for a copy of a wrapper with settings of its own, and the copies are
+        gone.
+        """
+        return not self.borrowers and (
+            self.alias not in connections
+            or self.origin is not connections.settings[self.alias]
+        )
+
+
+def snapshot(value):
+    """
+    Return a copy of a setting that stays the same when dictionaries, lists
+    and sets in it are changed in place.
+    """
+    if isinstance(value, dict):
+        return {key: snapshot(item) for key, item in value.items()}
+    if isinstance(value, (list, set)):
+        return type(value)(map(snapshot, value))
+    return value
+
+
+def identity_of(wrapper):
+    """Return what decides which connections a wrapper may get, to compare."""
+    relevant = {
+        key: snapshot(value)
+        for key, value in wrapper.settings_dict.items()
+        if key not in IRRELEVANT
+    }
+    return type(wrapper), relevant, wrapper.timezone_name
+
+
+def pool_for(wrapper, borrower=None):
+    """
+    Return the pool that a wrapper borrows from, None if it has none. Raise
+    ImproperlyConfigured if the options are wrong.
+    """
+    options = parse(wrapper.settings_dict, wrapper.alias)
+    if (
+        options is None
+        or wrapper.alias == NO_DB_ALIAS
+        or not wrapper.pooling_class.can_pool(wrapper)
+    ):
+        return None
+    alias = wrapper.alias
+    origin = wrapper.settings_dict
+    identity = identity_of(wrapper)
+    with _lock:
+        ours = [entry for entry in _registrations if entry.alias == alias]
+        left_behind = [
+            entry.pool
+            for entry in ours
+            if entry.origin is origin and entry.identity[1] != identity[1]
+        ]
+        entry = next((entry for entry in ours if entry.identity == identity), None)
+        if entry is None:
+            pool = ConnectionPool(options, wrapper.pooling_class(wrapper))
+            entry = _Registration(pool, alias, identity, origin)
+            _registrations.append(entry)
+        if borrower is not None:
+            entry.borrowers.add(borrower)
+    for pool in left_behind:
+        close_pool(pool)
+    if options.min_size:
+        maintenance.wake()
+    return entry.pool
+
+
+def close_pool(pool):
+    """Close a pool and forget it. Whoever comes next gets a new one."""
+    with _lock:
+        _registrations[:] = [
+            entry for entry in _registrations if entry.pool is not pool
+        ]
+    pool.close()
+
+
+def close_pools_of(wrapper):
+    """
+    Close the pools of a wrapper's database: the one it borrows from, and those
+    made for what its settings were before.
+    """
+    identity = identity_of(wrapper)
+    with _lock:
+        pools = [
+            entry.pool
+            for entry in _registrations
+            if entry.alias == wrapper.alias
+            and (entry.origin is wrapper.settings_dict or entry.identity == identity)
+        ]
+    for pool in pools:
+        close_pool(pool)
+
+
+def all_pools():
+    with _lock:
+        return [entry.pool for entry in _registrations]
+
+
+def close_orphans():
+    """Close the pools that no wrapper can come to any more."""
+    with _lock:
+        pools = [entry.pool for entry in _registrations if entry.is_orphan()]
+    for pool in pools:
+        close_pool(pool)
+
+
+class PoolsByAlias(MutableMapping):
+    """
+    The newest pool of each alias, as ``DatabaseWrapper._connection_pools``.
+    Packages and fork hooks written for Django 5.1 to 6.1 look there, and
+    delete what they find.
+    """
+
+    def _read(self):
+        with _lock:
+            return {entry.alias: entry.pool for entry in _registrations}
+
+    def __getitem__(self, alias):
+        return self._read()[alias]
+
+    def __setitem__(self, alias, pool):
+        raise TypeError("A pool is made from DATABASES, it can't be set.")
+
+    def __delitem__(self, alias):
+        close_pool(self[alias])
+
+    def __iter__(self):
+        return iter(self._read())
+
+    def __len__(self):
+        return len(self._read())
+
+
+def _forget():
+    """After a fork, in the child: nothing of the parent's may be touched."""
+    global _lock
+    _lock = threading.RLock()
+    maintenance.forget()
+    for entry in _registrations:
+        # The wrappers first, so that they let go of the connections.
+        for borrower in list(entry.borrowers):
+            borrower.forget()
+        entry.pool.forget()
+
+
+def _close_at_exit():
+    """Close all connections politely, for as long as that's quick."""
+    end = time.monotonic() + EXIT_TIMEOUT
+    for entry in list(_registrations):
+        for borrower in list(entry.borrowers):
+            if time.monotonic() > end:
+                return
+            borrower.end_at_exit()
+        if time.monotonic() > end:
+            return
+        close_pool(entry.pool)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+atexit.register(_close_at_exit)

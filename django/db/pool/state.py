@@ -1,0 +1,417 @@
+"""
+The logic of a connection pool, and nothing else: no threads, no locks, no
+clock, no input or output, nothing of Django.
+
+The time comes in as an argument, in seconds of any clock that never goes
+back. Decisions come out as return values and as the lists ``to_wake`` and
+``to_close``, which the caller empties. So every situation can be built in a
+test in a few lines.
+
+The life of a slot, which is a connection's place in the pool::
+
+    (none) --acquire, reserve--> OPENING --opened--> LEASED <--> IDLE
+                                    |                  |          |
+                                  failed            condemn    condemn
+                                    |                  v          v
+    (none) <------------------------+----- closed -- CLOSING <----+
+
+A slot counts from before its connect starts until after its connection was
+closed. That is why there are never more than ``max_size`` connections.
+
+These hold between any two calls:
+
+* A slot is in one status, and in ``idle`` if and only if that is IDLE.
+* If a connection is idle, nobody waits.
+* If somebody waits whose patience is over, no connection could be opened.
+* The line is served from its head. Nobody is served past it.
+"""
+
+from collections import OrderedDict, deque
+
+from .stats import Counters, bucket_of
+
+# Statuses of a slot.
+OPENING = "opening"
+IDLE = "idle"
+LEASED = "leased"
+CLOSING = "closing"
+CLOSED = "closed"
+
+# Reasons for closing a connection.
+EXPIRED = "max_lifetime"
+UNUSED = "max_idle"
+DEAD = "dead"
+BROKEN = "broken"
+UNCLEAN = "unclean"
+DRAINED = "drained"
+SHRUNK = "resized"
+POOL_CLOSED = "pool closed"
+
+# A connection's own lifetime is up to this fraction shorter than max_lifetime.
+LIFETIME_JITTER = 0.25
+
+# Weight of the newest sample in the moving average of the time that it takes
+# to open a connection.
+OPEN_TIME_WEIGHT = 0.25
+
+NEVER = float("inf")
+
+
+class Slot:
+    """A connection's place in the pool, taken before it's opened."""
+
+    __slots__ = (
+        "connection",
+        "status",
+        "generation",
+        "expires_at",
+        "idle_since",
+        "leased_at",
+        "owner",
+        "reason",
+        "session",
+    )
+
+    def __init__(self, generation, now):
+        self.connection = None
+        self.status = OPENING
+        self.generation = generation
+        self.expires_at = NEVER
+        self.idle_since = now
+        # Start of the present lease; while OPENING, start of the connect.
+        self.leased_at = now
+        # Whoever holds the slot, for messages only.
+        self.owner = None
+        # Why the connection is being closed.
+        self.reason = None
+        # What the pooling class keeps with the connection.
+        self.session = None
+
+    def __repr__(self):
+        return f"<Slot {self.status} generation={self.generation}>"
+
+
+class Waiter:
+    """
+    A place in the line. ``slot`` is set when it has been served; if the pool
+    was closed instead, ``slot`` stays None and ``served`` is true.
+    """
+
+    __slots__ = ("slot", "served", "since", "patient_until")
+
+    def __init__(self):
+        self.slot = None
+        self.served = False
+        self.since = None
+        self.patient_until = None
+
+
+class PoolState:
+    """
+    The slots, the idle connections, the waiting line and the rules by which
+    they change. Nothing here may be called by two threads at once.
+
+    options: a PoolOptions.
+    random: a callable that returns a float from 0 to 1, for jitter.
+    """
+
+    def __init__(self, options, random):
+        self.name = options.name
+        self.min_size = options.min_size
+        self.max_size = options.max_size
+        self.max_waiting = NEVER if options.max_waiting is None else options.max_waiting
+        self.max_lifetime = options.max_lifetime
+        self.max_idle = NEVER if options.max_idle is None else options.max_idle
+        self.connecting = options.connecting
+        self.random = random
+        self.counters = Counters()
+        self.closed = False
+        # Connections of an older generation are not served any more.
+        self.generation = 0
+        self.slots = set()
+        # The one idle for the shortest time is at the right end.
+        self.idle = deque()
+        self.take_idle = self.idle.pop if options.order == "lifo" else self.idle.popleft
+        self.waiters = OrderedDict()
+        self.opening = 0
+        self.closing = 0
+        # Seconds that a connect took of late, None before the first.
+        self.open_time = None
+        # For the caller to empty, see the module's docstring.
+        self.to_wake = []
+        self.to_close = []
+
+    # ##### Borrowing #####
+
+    def acquire(self, now):
+        """
+        Return a slot: LEASED with a connection, or OPENING as the permit to
+        open one. Return None if neither can be had at once.
+        """
+        while self.idle:
+            slot = self.take_idle()
+            if self._may_serve(slot, now):
+                slot.status = LEASED
+                slot.leased_at = now
+                self.counters.reused += 1
+                return slot
+            self._condemn(slot, self._reason_not_to_keep(slot, now))
+        if not self.waiters and self._may_open(now + self._patience(), now):
+            return self._new_slot(now)
+        return None
+
+    def acquire_idle(self, now):
+        """Like acquire(), but never return a permit."""
+        return self.acquire(now) if self.idle else None
+
+    def wait(self, waiter, now):
+        """
+        Put a waiter in line. Return False if the line is full.
+        """
+        if len(self.waiters) >= self.max_waiting:
+            self.counters.refused += 1
+            return False
+        waiter.since = now
+        waiter.patient_until = now + self._patience()
+        self.waiters[waiter] = None
+        self.dispatch(now)
+        return True
+
+    def leave(self, waiter, now):
+        """
+        Take a waiter that gives up out of the line. If it was served just
+        before, its slot serves the next.
+        """
+        if waiter in self.waiters:
+            del self.waiters[waiter]
+            # The next may have been waiting only for its turn.
+            self.dispatch(now)
+        elif (slot := waiter.slot) is not None:
+            waiter.slot = None
+            if slot.status == OPENING:
+                self._free(slot, now)
+            else:
+                self._put(slot, now)
+
+    def count_wait(self, waiter, now):
+        waited = now - waiter.since
+        self.counters.wait_buckets[bucket_of(waited)] += 1
+        self.counters.wait_total += waited
+
+    # ##### Opening #####
+
+    def opened(self, slot, connection, now):
+        """Note that the holder of a permit opened a connection and uses it."""
+        self._note_opened(slot, connection, now)
+        slot.status = LEASED
+        slot.leased_at = now
+        self.counters.first_used += 1
+        self.dispatch(now)
+
+    def supplied(self, slot, connection, now):
+        """Note that a connection was opened for whoever comes next."""
+        self._note_opened(slot, connection, now)
+        self._put(slot, now)
+        self.dispatch(now)
+
+    def failed(self, slot, now):
+        """Note that a connect failed. Its slot serves the next waiter."""
+        self.counters.open_failures += 1
+        self._free(slot, now)
+
+    def reserve(self, now):
+        """
+        Return a permit to open a connection that min_size asks for, or None.
+        """
+        if (
+            self.closed
+            or self.waiters
+            or len(self.slots) - self.closing >= self.min_size
+            or len(self.slots) >= self.max_size
+            or self.opening >= self.connecting
+        ):
+            return None
+        return self._new_slot(now)
+
+    def _note_opened(self, slot, connection, now):
+        self.opening -= 1
+        slot.connection = connection
+        if self.max_lifetime is not None:
+            slot.expires_at = now + self.max_lifetime * (
+                1.0 - LIFETIME_JITTER * self.random()
+            )
+        took = now - slot.leased_at
+        self.open_time = (
+            took
+            if self.open_time is None
+            else self.open_time + OPEN_TIME_WEIGHT * (took - self.open_time)
+        )
+        self.counters.opened += 1
+        self.counters.open_buckets[bucket_of(took)] += 1
+        self.counters.open_total += took
+
+    # ##### Giving back #####
+
+    def release(self, slot, now):
+        """Take back a connection that is ready for its next borrower."""
+        held = now - slot.leased_at
+        self.counters.use_buckets[bucket_of(held)] += 1
+        self.counters.use_total += held
+        self._put(slot, now)
+
+    def discard(self, slot, reason, now):
+        """Take back a connection that nobody may use again, to be closed."""
+        held = now - slot.leased_at
+        self.counters.use_buckets[bucket_of(held)] += 1
+        self.counters.use_total += held
+        self._condemn(slot, reason)
+
+    def closed_slot(self, slot, now):
+        """Note that a connection was closed. Its slot serves the next."""
+        self.closing -= 1
+        self._drop(slot, now)
+
+    # ##### The pool as a whole #####
+
+    def dispatch(self, now):
+        """Serve the line from its head for as long as that's possible."""
+        while self.waiters:
+            waiter = next(iter(self.waiters))
+            if not self._may_open(waiter.patient_until, now):
+                return
+            self._serve(waiter, self._new_slot(now))
+
+    def sweep(self, now):
+        """Condemn what has been idle or open for too long."""
+        for slot in list(self.idle):
+            if not self._may_serve(slot, now):
+                self.idle.remove(slot)
+                self._condemn(slot, self._reason_not_to_keep(slot, now))
+
+    def next_due(self):
+        """
+        Return the time at which sweep() will next have something to do if
+        nothing else happens until then. Infinity if it will have nothing.
+        """
+        due = min((slot.expires_at for slot in self.idle), default=NEVER)
+        if self.idle and len(self.slots) - self.closing > self.min_size:
+            due = min(due, self.idle[0].idle_since + self.max_idle)
+        return due
+
+    def condemn_generation(self, reason, now):
+        """
+        Let no connection opened until now serve anybody again: the idle ones
+        are closed, those in use when they come back.
+        """
+        self.generation += 1
+        while self.idle:
+            self._condemn(self.idle.pop(), reason)
+
+    def resize(self, min_size, max_size, now):
+        """Change the limits, in connections."""
+        self.min_size = min_size
+        self.max_size = max_size
+        while self.idle and len(self.slots) - self.closing > max_size:
+            self._condemn(self.idle.popleft(), SHRUNK)
+        self.dispatch(now)
+
+    def close(self):
+        """Serve nobody any more. Connections in use are closed on return."""
+        self.closed = True
+        while self.idle:
+            self._condemn(self.idle.pop(), POOL_CLOSED)
+        while self.waiters:
+            waiter, _ = self.waiters.popitem(last=False)
+            waiter.served = True
+            self.to_wake.append(waiter)
+
+    # ##### Helpers #####
+
+    def _patience(self):
+        """
+        Return how long a borrower waits for a connection in use before it may
+        open another, in seconds.
+
+        A connection may come back sooner than a new one could be opened. As
+        in the ski rental problem, to wait for as long as opening takes and to
+        open only then costs at most twice the time that the better choice
+        would have cost, whatever happens (Karlin, Manasse, Rudolph and
+        Sleator, "Competitive snoopy caching", 1988).
+        """
+        return self.open_time or 0.0 if self.max_waiting else 0.0
+
+    def _may_serve(self, slot, now):
+        return now < slot.expires_at and (
+            now - slot.idle_since <= self.max_idle
+            or len(self.slots) - self.closing <= self.min_size
+        )
+
+    def _may_open(self, patient_until, now):
+        return (
+            not self.closed
+            and len(self.slots) < self.max_size
+            and self.opening < self.connecting
+            and (
+                patient_until <= now
+                # There is nothing to be patient for.
+                or len(self.slots) == self.closing
+            )
+        )
+
+    def _reason_not_to_keep(self, slot, now):
+        """Return why a connection that came back is closed, or None."""
+        if self.closed:
+            return POOL_CLOSED
+        if slot.generation != self.generation:
+            return DRAINED
+        if now >= slot.expires_at:
+            return EXPIRED
+        if len(self.slots) - self.closing > self.max_size:
+            return SHRUNK
+        if slot.status is IDLE:
+            return UNUSED
+        return None
+
+    def _put(self, slot, now):
+        if reason := self._reason_not_to_keep(slot, now):
+            self._condemn(slot, reason)
+        elif self.waiters:
+            slot.leased_at = now
+            slot.status = LEASED
+            self.counters.reused += 1
+            self._serve(next(iter(self.waiters)), slot)
+        else:
+            slot.owner = None
+            slot.status = IDLE
+            slot.idle_since = now
+            self.idle.append(slot)
+
+    def _serve(self, waiter, slot):
+        del self.waiters[waiter]
+        waiter.slot = slot
+        waiter.served = True
+        self.to_wake.append(waiter)
+
+    def _new_slot(self, now):
+        slot = Slot(self.generation, now)
+        self.slots.add(slot)
+        self.opening += 1
+        return slot
+
+    def _free(self, slot, now):
+        self.opening -= 1
+        self._drop(slot, now)
+
+    def _drop(self, slot, now):
+        slot.status = CLOSED
+        slot.connection = None
+        slot.owner = None
+        self.slots.discard(slot)
+        self.dispatch(now)
+
+    def _condemn(self, slot, reason):
+        slot.status = CLOSING
+        slot.reason = reason
+        self.closing += 1
+        self.counters.closed[reason] = self.counters.closed.get(reason, 0) + 1
+        self.to_close.append(slot)

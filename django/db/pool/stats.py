@@ -1,0 +1,152 @@
+"""
+What a pool counts, and the snapshot of it that users read.
+
+Nothing here decides anything. The counters are changed by the pool's state,
+under its lock.
+"""
+
+from dataclasses import dataclass
+
+# Bucket number n of a histogram counts durations of less than 2**n
+# microseconds (and not less than half of that). The last holds the rest.
+BUCKETS = 40
+
+
+def bucket_of(seconds):
+    """Return the number of the histogram bucket that a duration belongs to."""
+    return min(int(seconds * 1_000_000).bit_length(), BUCKETS - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """
+    How often something took how long.
+
+    counts: pairs of an upper limit in seconds and the number of times that it
+        took less than that, and not less than the limit before. Empty buckets
+        at both ends are left out.
+    count: the number of times in all.
+    total: the seconds that it took in all.
+    """
+
+    counts: tuple
+    count: int
+    total: float
+
+    @classmethod
+    def read(cls, buckets, total):
+        used = [n for n, count in enumerate(buckets) if count]
+        counts = ()
+        if used:
+            counts = tuple(
+                (2**n / 1_000_000, buckets[n]) for n in range(used[0], used[-1] + 1)
+            )
+        return cls(counts, sum(buckets), total)
+
+    @property
+    def mean(self):
+        """Seconds that it took on average, 0.0 if it never happened."""
+        return self.total / self.count if self.count else 0.0
+
+    def quantile(self, fraction):
+        """
+        Return the upper limit, in seconds, of the bucket in which the given
+        fraction (0 to 1) of the times is reached. 0.0 if it never happened.
+        """
+        wanted = fraction * self.count
+        seen = 0
+        for limit, count in self.counts:
+            seen += count
+            if seen >= wanted:
+                return limit
+        return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class PoolStats:
+    """
+    A snapshot of a pool, as returned by ``connection.pool.stats()``. Times
+    are in seconds.
+
+    What the pool looks like now:
+
+    name: the pool's name.
+    min_size, max_size: its limits.
+    size: connections that exist, those being opened and closed included.
+    idle, in_use, connecting: what they are doing.
+    waiting: borrowers in line.
+    oldest_wait: age of the one waiting longest, 0.0 if nobody waits.
+
+    What happened since it was made:
+
+    acquired: times that a borrower was served.
+    reused: of these, by a connection that existed already.
+    waited: of these, after standing in line.
+    timeouts: borrowers that gave up at their deadline.
+    refused: borrowers turned away at ``max_waiting``.
+    abandoned: connections taken back from a borrower that died.
+    opened, open_failures: connects that succeeded and that failed.
+    closed: reason -> number of connections closed for it.
+    wait, use, open: histograms of the time that borrowers stood in line,
+        held a connection, and took to open one.
+    """
+
+    name: str
+    min_size: int
+    max_size: int
+    size: int
+    idle: int
+    in_use: int
+    connecting: int
+    waiting: int
+    oldest_wait: float
+    acquired: int
+    reused: int
+    waited: int
+    timeouts: int
+    refused: int
+    abandoned: int
+    opened: int
+    open_failures: int
+    closed: dict
+    wait: Histogram
+    use: Histogram
+    open: Histogram
+
+
+class Counters:
+    """The numbers behind PoolStats, as cheap to change as Python allows."""
+
+    __slots__ = (
+        "reused",
+        "first_used",
+        "timeouts",
+        "refused",
+        "abandoned",
+        "opened",
+        "open_failures",
+        "closed",
+        "wait_buckets",
+        "wait_total",
+        "use_buckets",
+        "use_total",
+        "open_buckets",
+        "open_total",
+    )
+
+    def __init__(self):
+        self.reused = 0
+        # Served by a connection that the borrower opened itself.
+        self.first_used = 0
+        self.timeouts = 0
+        self.refused = 0
+        self.abandoned = 0
+        self.opened = 0
+        self.open_failures = 0
+        self.closed = {}
+        self.wait_buckets = [0] * BUCKETS
+        self.wait_total = 0.0
+        self.use_buckets = [0] * BUCKETS
+        self.use_total = 0.0
+        self.open_buckets = [0] * BUCKETS
+        self.open_total = 0.0

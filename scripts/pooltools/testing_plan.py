@@ -1,0 +1,91 @@
+"""What scripts/test runs: the labels, and the variants to run them in."""
+
+import collections
+
+# The pool's own tests.
+POOL_LABELS = ["db_pool"]
+
+# Those of Django's tests that touch connections, transactions, threads,
+# signals, handlers and the test runner, or that use a database hard.
+DJANGO_LABELS = [
+    "asgi",
+    "async",
+    "backends",
+    "basic",
+    "check_framework",
+    "db_utils",
+    "dbshell",
+    "get_or_create",
+    "handlers",
+    "inspectdb",
+    "introspection",
+    "migrate_signals",
+    "migrations",
+    "multiple_database",
+    "queries",
+    "raw_query",
+    "schema",
+    "select_for_update",
+    "servers",
+    "signals",
+    "test_runner",
+    "test_utils",
+    "transaction_hooks",
+    "transactions",
+    "wsgi",
+]
+EXTRA_LABELS = {"postgresql": ["postgres_tests"]}
+
+# Enough to see that another driver gets along with the pool.
+DRIVER_LABELS = ["backends", "basic", "handlers", "transactions"]
+
+# The first of each is the one that everything is tested with.
+DRIVERS = {
+    "sqlite": ["sqlite3"],
+    "postgresql": ["psycopg", "psycopg2", "psycopg-python"],
+    "mariadb": ["mysqlclient", "pymysql"],
+}
+DATABASES = list(DRIVERS)
+
+# A connection that isn't given back makes a test fail soon, not hang.
+POOL = {"max_size": 10, "timeout": 10}
+
+# Seconds that a run may take: several times what it takes on two cores.
+TIME_LIMIT = 900
+TIME_LIMIT_FULL = 5400
+
+
+class Variant(collections.namedtuple("Variant", "database driver pool")):
+    """A database, the driver for it, and whether the pool is on."""
+
+    def __str__(self):
+        driver = f" {self.driver}" if len(DRIVERS[self.database]) > 1 else ""
+        return f"{self.database}{driver}, pool {'on' if self.pool else 'off'}"
+
+    @property
+    def is_primary(self):
+        return self.driver == DRIVERS[self.database][0]
+
+    def labels(self):
+        """Return the labels that are run by default."""
+        if not self.is_primary:
+            return [*POOL_LABELS, *DRIVER_LABELS]
+        return [*POOL_LABELS, *DJANGO_LABELS, *EXTRA_LABELS.get(self.database, [])]
+
+
+def variants(databases=(), drivers=(), pools=()):
+    """
+    Return the variants to run; an empty argument doesn't restrict. By default
+    the second and further drivers are only run with the pool.
+    """
+    chosen = []
+    for database, names in DRIVERS.items():
+        for driver in names:
+            if databases and database not in databases:
+                continue
+            if drivers and driver not in drivers:
+                continue
+            is_first = driver == names[0]
+            for pool in pools or ((True, False) if is_first else (True,)):
+                chosen.append(Variant(database, driver, pool))
+    return chosen
