@@ -1,6 +1,9 @@
 """Virtual environments that are made once, and again when needed."""
 
+import contextlib
+import fcntl
 import hashlib
+import os
 import re
 import shutil
 import subprocess
@@ -17,17 +20,24 @@ NOT_INSTALLED = ("selenium", "pywatchman")
 
 # What pip compiles, and the Debian packages that it takes.
 BUILD_PACKAGES = ("gcc", "libc6-dev", "pkg-config", "libmariadb-dev")
+HEADERS = """
+import os, sys, sysconfig
+header = os.path.join(sysconfig.get_path("include"), "Python.h")
+print(os.path.isfile(header), "%d.%d" % sys.version_info[:2])
+"""
 OTHER_PACKAGES = ("gettext", "libmemcached-dev", "zlib1g-dev")
 
 
 class Environment:
     """
-    A virtual environment in ``directory``. It's remade when its Python or
-    what should be in it changed; the stamp file in it says what that was.
+    A virtual environment, ``name`` below ``root``. It's remade when its Python
+    or what should be in it changed; the stamp file in it says what that was.
     """
 
-    def __init__(self, directory, python):
-        self.directory = Path(directory)
+    def __init__(self, root, name, python):
+        self.directory = root / name
+        # Not in the directory, which may be remade.
+        self.lock = root / ".venvs" / f"{Path(name).name}.lock"
         self.base_python = python
         self.python = self.directory / "bin" / "python"
         self.stamp = self.directory / "complete"
@@ -44,10 +54,17 @@ class Environment:
         parts = [str(self.base_python), *content]
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
+    @contextlib.contextmanager
+    def locked(self):
+        """Two runs at once: the second waits until the first has made it."""
+        self.lock.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.lock, "w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
     def create(self):
         if self.directory.exists():
             shutil.rmtree(self.directory)
-        self.directory.parent.mkdir(parents=True, exist_ok=True)
         run(
             [self.base_python, "-m", "venv", self.directory],
             f"A virtual environment could not be made in {self.directory}.",
@@ -57,7 +74,8 @@ class Environment:
         """Return the result of "pip install"."""
         command = [self.python, "-m", "pip", "install", "--quiet", *args]
         return subprocess.run(
-            [str(part) for part in [*command, "--disable-pip-version-check"]],
+            [str(part) for part in command],
+            env=quiet_pip(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -70,6 +88,24 @@ class Environment:
             output = [line[:200] for line in result.stdout.strip().splitlines()]
             names = " ".join(str(arg) for arg in args)
             raise ToolError(f"pip could not install {names}. It said:", output[-25:])
+
+    def uninstall(self, name):
+        command = [self.python, "-m", "pip", "uninstall", "--quiet", "--yes", name]
+        run(command, f"pip could not uninstall {name}.", env=quiet_pip())
+
+    def succeeds(self, code):
+        """Return whether this Python runs the code without an error."""
+        command = [str(self.python), "-I", "-c", code]
+        return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+
+
+def quiet_pip():
+    # A constraint of the user's is for other installations than these.
+    return {
+        **{k: v for k, v in os.environ.items() if k != "PIP_CONSTRAINT"},
+        "PIP_DISABLE_PIP_VERSION_CHECK": "1",
+        "PIP_ROOT_USER_ACTION": "ignore",
+    }
 
 
 def read_requirements(*files):
@@ -95,35 +131,33 @@ def build_environment(environment, tree):
         for line in read_requirements(*files)
         if re.split(r"[^\w.-]", line)[0] not in NOT_INSTALLED
     ]
-    content = [*required, *wanted]
     missing_file = environment.directory / "missing"
-    if not environment.is_current(content):
-        install_build_packages(environment.base_python)
-        print(f"Making {environment.directory} ...", flush=True)
-        environment.create()
-        environment.install("--upgrade", "pip", "setuptools", "wheel")
-        missing = []
-        # All at once is quicker; one at a time shows which one fails.
-        if environment.pip(*required, *wanted).returncode:
-            environment.install(*required)
-            missing = [x for x in wanted if environment.pip(x).returncode]
-        missing_file.write_text("\n".join(missing))
-        environment.complete(content)
-    return missing_file.read_text().split("\n") if missing_file.read_text() else []
+    with environment.locked():
+        if not environment.is_current([*required, *wanted]):
+            missing = fill(environment, required, wanted)
+            missing_file.write_text("\n".join(missing))
+            environment.complete([*required, *wanted])
+        return missing_file.read_text().splitlines()
+
+
+def fill(environment, required, wanted):
+    install_build_packages(environment.base_python)
+    print(f"Making {environment.directory} ...", flush=True)
+    environment.create()
+    environment.install("--upgrade", "pip", "setuptools", "wheel")
+    # All at once is quicker; one at a time shows which one fails.
+    if environment.pip(*required, *wanted).returncode == 0:
+        return []
+    environment.install(*required)
+    return [name for name in wanted if environment.pip(name).returncode]
 
 
 def install_build_packages(python):
-    """Have what mysqlclient needs; what only Django's tests use is optional."""
+    """Have what mysqlclient needs; the rest is optional."""
     names = [] if has_mariadb() and shutil.which("gcc") else list(BUILD_PACKAGES)
-    command = [
-        python,
-        "-c",
-        "import os, sys, sysconfig as s; p = s.get_path('include'); "
-        "print(os.path.isfile(p + '/Python.h'), 'python%d.%d-dev' % sys.version_info[:2])",
-    ]
-    has_headers, dev_package = run(command, "Python failed.").split()
+    has_headers, version = run([python, "-c", HEADERS], "Python failed.").split()
     if has_headers != "True":
-        names.append(dev_package)
+        names.append(f"python{version}-dev")
     if names:
         packages.install(names, "mysqlclient is compiled from its source.")
     if not shutil.which("msgfmt"):

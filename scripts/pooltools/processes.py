@@ -31,13 +31,16 @@ def exit_on_signals():
 def run(command, message, **kwargs):
     """Run a command that must succeed; its output is shown if it doesn't."""
     kwargs.setdefault("stdin", subprocess.DEVNULL)
-    result = subprocess.run(
-        [str(part) for part in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-        **kwargs,
-    )
+    try:
+        result = subprocess.run(
+            [str(part) for part in command],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            universal_newlines=True,
+            **kwargs,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{message} {command[0]} took over {error.timeout:g} s.")
     if result.returncode:
         output = result.stdout.strip().splitlines()[-20:]
         raise ToolError(f"{message} {command[0]} said:", output)
@@ -130,7 +133,7 @@ def unprivileged(*names):
 
 
 def private_directory(prefix, account):
-    """Make a temporary directory that only the account (and root) can enter."""
+    """Make a temporary directory that only the account and root can enter."""
     # The path of a socket in it may have about 100 characters, and another
     # user must be able to walk to it: TMPDIR doesn't always allow that.
     places = [tempfile.gettempdir(), "/tmp", "/var/tmp"]

@@ -39,10 +39,10 @@ def find_python(wanted=None):
             "No Python 3.12 or newer with the modules venv, ensurepip, ssl and "
             "sqlite3 was found on PATH, in pyenv or in uv. Install one:",
             [
-                "Debian 13, Ubuntu 24.04:  sudo apt-get install python3-venv python3-dev",
-                "with uv:                  uv python install 3.13",
-                "with pyenv:               pyenv install 3.13",
-                "macOS:                    brew install python@3.13",
+                "Debian 13, Ubuntu 24.04: apt-get install python3-venv python3-dev",
+                "with uv:                 uv python install 3.13",
+                "with pyenv:              pyenv install 3.13",
+                "macOS:                   brew install python@3.13",
                 "or name one with --python PATH.",
             ],
         )

@@ -134,7 +134,7 @@ class Server:
             raise ToolError(f"{self.name} {state}. The end of its log:", lines)
 
     def as_account(self):
-        """Return what subprocess needs to run something as the server's user."""
+        """Return arguments for subprocess: to run as the server's user."""
         kwargs = {
             "cwd": self.directory,
             # Nobody's PGHOST, LC_ALL, TZ or MYSQL_HOME.

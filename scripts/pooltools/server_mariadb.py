@@ -16,7 +16,7 @@ ZONEINFO = Path("/usr/share/zoneinfo")
 
 class MariaDB(Server):
     name = "mariadb"
-    debian_packages = ("mariadb-server",)
+    debian_packages = ("mariadb-server", "tzdata")
     users = ("mysql",)
 
     programs = {

@@ -117,7 +117,7 @@ class PostgreSQL(Server):
 
     @property
     def settings(self):
-        """A value for DATABASES["default"], on the socket, without password."""
+        """A value for DATABASES["default"], on the socket."""
         return {
             "ENGINE": "django.db.backends.postgresql",
             "NAME": DATABASES[0],

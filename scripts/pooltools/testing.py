@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import traceback
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from . import ToolError, servers
 from .envs import Environment, build_environment
 from .processes import exit_on_signals, run
 from .pythons import find_python
+from .testing_docs import check_docs
 from .testing_plan import (
     DATABASES,
     DRIVERS,
@@ -38,7 +40,9 @@ def main(arguments=None):
     try:
         return run_steps(steps, options)
     except ToolError as error:
-        print(f"scripts/test: {error}", file=sys.stderr)
+        print(f"scripts/test: {error}", file=sys.stderr, flush=True)
+        # Nothing was run: whoever reads only the last line must see that.
+        print("0 passed, 1 failed, 0 skipped", flush=True)
         return 1
     except KeyboardInterrupt:
         return 130
@@ -121,6 +125,7 @@ def plan(options):
     if not (selected or options.full):
         steps.append(Step("patches, tree and style", check_tree))
         steps.append(Step("tests of the tools", test_tools))
+        steps.append(Step("documentation", check_docs))
     for variant in chosen:
         steps.append(django_step(variant, options))
     return steps
@@ -153,7 +158,7 @@ def run_steps(steps, options):
     with contextlib.ExitStack() as stack:
         python = find_python(options.python)
         assemble(options.build)
-        environment = Environment(ROOT / ".venvs" / "test", python)
+        environment = Environment(ROOT, ".venvs/test", python)
         missing = build_environment(environment, options.build)
         for name in missing:
             print(f"Not installed, so Django skips its tests: {name}", flush=True)
@@ -186,6 +191,8 @@ def run_step(step, context):
         return step.run(context)
     except ToolError as error:
         return Outcome(failed={step.title: str(error)})
+    except Exception:
+        return Outcome(failed={step.title: traceback.format_exc()})
 
 
 def assemble(build):

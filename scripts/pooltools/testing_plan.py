@@ -2,12 +2,10 @@
 
 import collections
 
-# The pool's own tests.
-POOL_LABELS = ["db_pool"]
-
 # Those of Django's tests that touch connections, transactions, threads,
-# signals, handlers and the test runner, or that use a database hard.
-DJANGO_LABELS = [
+# signals, handlers and the test runner, or that use a database hard. The
+# pool's own are part of them, in backends.pool.
+LABELS = [
     "asgi",
     "async",
     "backends",
@@ -69,8 +67,8 @@ class Variant(collections.namedtuple("Variant", "database driver pool")):
     def labels(self):
         """Return the labels that are run by default."""
         if not self.is_primary:
-            return [*POOL_LABELS, *DRIVER_LABELS]
-        return [*POOL_LABELS, *DJANGO_LABELS, *EXTRA_LABELS.get(self.database, [])]
+            return DRIVER_LABELS
+        return [*LABELS, *EXTRA_LABELS.get(self.database, [])]
 
 
 def variants(databases=(), drivers=(), pools=()):

@@ -83,7 +83,7 @@ class Runner:
         return outcome
 
     def environment(self, tree, variant, results):
-        """Return the variables that scripts/settings reads, and the servers'."""
+        """Return the variables that scripts/settings reads."""
         unwanted = ("POOL_", "DJANGO_", "PG", "PYTHON", "PSYCOPG")
         env = {k: v for k, v in os.environ.items() if not k.startswith(unwanted)}
         for server in self.servers.values():
@@ -107,7 +107,7 @@ class Runner:
         return (self.base() / "tests" / label / "__init__.py").is_file()
 
     def base(self):
-        """Return the directory of the untouched Django, made when asked for."""
+        """Return the directory of the untouched Django, made on first use."""
         directory = self.directory / "base"
         if not directory.exists():
             archive = Git(self.tree)("archive", "--format=tar", "base")

@@ -9,6 +9,8 @@ import logging
 import threading
 import weakref
 
+from django.db.backends.utils import CursorWrapper
+
 from .exceptions import LeaseEnded
 from .registry import pool_for, snapshot
 from .state import DEAD, UNCLEAN
@@ -23,8 +25,11 @@ MANY_HANDLES = 64
 def borrower_for(wrapper):
     """Return a new Borrower for a wrapper, None if it has no pool."""
     borrower = Borrower(wrapper)
-    borrower.pool = pool_for(wrapper, borrower)
-    return None if borrower.pool is None else borrower
+    borrower.pool = pool = pool_for(wrapper, borrower)
+    if pool is None:
+        return None
+    borrower.trusting = pool.options.check is False
+    return borrower
 
 
 class Borrower:
@@ -33,6 +38,8 @@ class Borrower:
     def __init__(self, wrapper):
         self.pool = None
         self.lease = None
+        # Whether an idle connection is fine if its probe has no doubts.
+        self.trusting = False
         # The settings that the pool was chosen by: see is_current().
         self.settings = snapshot(wrapper.settings_dict)
         self.timezone_name = wrapper.timezone_name
@@ -65,26 +72,32 @@ class Borrower:
     def borrow(self, wrapper):
         """Give a wrapper without a connection one of the pool's."""
         if self.lease is not None:
-            # Its connection was set to None behind our back.
-            self._end(wrapper, clean=False)
+            self.drop(wrapper)
         pool = self.pool
-        lease = pool.acquire(owner=self)
-        while (slot := lease.slot).connection is not None:
+        lease = pool.acquire(None, self)
+        while (connection := (slot := lease.slot).connection) is not None:
             self.lease = lease
-            wrapper.connection = slot.connection
+            wrapper.connection = connection
             wrapper.autocommit = self.autocommit
-            if slot.session.attributes:
-                wrapper.__dict__.update(slot.session.attributes)
-            self.suspect = self.interrupted = fit = False
-            try:
-                fit = pool.pooling.is_fit(wrapper, slot, pool.options.check)
-            finally:
-                if not fit:
-                    self._end(wrapper, clean=False, reason=DEAD)
-            if fit:
+            if (session := slot.session).attributes:
+                wrapper.__dict__.update(session.attributes)
+            self.suspect = self.interrupted = False
+            if self.trusting and ((probe := session.probe) is None or not probe()):
+                return
+            if self._is_fit(wrapper, slot):
                 return
             lease = pool.acquire(owner=self, deadline=lease.deadline)
         self._open(wrapper, lease)
+
+    def _is_fit(self, wrapper, slot):
+        fit = False
+        try:
+            fit = self.pool.pooling.is_fit(wrapper, slot, self.pool.options.check)
+        finally:
+            # Also if the test was interrupted: its answer is still to come.
+            if not fit:
+                self._end(wrapper, clean=False, reason=DEAD)
+        return fit
 
     def _open(self, wrapper, lease):
         try:
@@ -101,27 +114,46 @@ class Borrower:
         self.pool.opened(lease, wrapper.connection, session)
         self.lease = lease
         self.suspect = self.interrupted = False
+        if not self.is_current(wrapper):
+            # The settings were changed meanwhile. Nobody knows which ones
+            # the connection was made for.
+            lease.slot.generation = None
 
     # ##### Giving back #####
 
+    def drop(self, wrapper):
+        """
+        End a lease, if there is one, though the wrapper wasn't closed: its
+        connection was set to None behind its back.
+        """
+        if self.lease is not None:
+            self._end(wrapper, clean=False)
+
     def give_back(self, wrapper):
         """Give a wrapper's connection back, fit for the next borrower."""
+        pool = self.pool
+        lease = self.lease
         clean = False
         try:
             if self.handles:
                 self._end_handles()
-            slot = self.lease.slot
+            slot = lease.slot
             clean = (
                 slot is not None
-                and wrapper.connection is slot.connection
-                and self.pool.pooling.make_clean(wrapper, self)
+                and slot.connection is wrapper.connection
+                and pool.pooling.make_clean(wrapper, self)
+                and not pool.pooling.is_held(wrapper, slot.session)
             )
         except Exception as e:
             # The borrower has done its work. That its connection can't be
             # used any more is no trouble of its.
-            logger.debug("Cleaning a connection of pool %r: %s", self.pool.name, e)
+            logger.debug("Cleaning a connection of pool %r: %s", pool.name, e)
         finally:
-            self._end(wrapper, clean)
+            if clean and not wrapper.in_atomic_block:
+                self.lease = wrapper.connection = None
+                pool.release(lease)
+            else:
+                self._end(wrapper, clean)
 
     def _end(self, wrapper, clean, reason=UNCLEAN):
         lease, self.lease = self.lease, None
@@ -156,12 +188,14 @@ class Borrower:
     def track(self, cursor):
         """Remember a cursor, Django's wrapper of it, until the lease ends."""
         handles = self.handles
-        handles.append(weakref.ref(cursor))
-        try:
-            handles.append(weakref.ref(cursor.cursor))
-        except (AttributeError, TypeError):
-            # A third party's own kind of cursor.
-            pass
+        # Django's wrapper, perhaps the backend's, the driver's own: any of
+        # them may be held by itself.
+        while cursor is not None:
+            try:
+                handles.append(weakref.ref(cursor))
+            except TypeError:
+                pass
+            cursor = getattr(cursor, "cursor", None)
         if len(handles) > self.many_handles:
             handles[:] = [handle for handle in handles if handle() is not None]
             self.many_handles = max(MANY_HANDLES, 2 * len(handles))
@@ -177,10 +211,10 @@ class Borrower:
         for cursor in cursors:
             if cursor is None:
                 continue
-            inner = cursor.__dict__.get("cursor") if hasattr(cursor, "db") else None
-            (inner or cursor).close()
-            if inner is not None:
+            if isinstance(cursor, CursorWrapper):
                 cursor.cursor = EndedCursor(self.pool.name)
+            else:
+                cursor.close()
 
     # ##### When the borrower ends #####
 
@@ -267,10 +301,15 @@ class _ThreadEnd:
 
     def __init__(self):
         self.borrowers = weakref.WeakSet()
+        self.ident = threading.get_ident()
 
     def __del__(self):
-        for borrower in list(self.borrowers):
-            borrower.end_with_thread()
+        # In a forked child, the other threads' destructors run in this one,
+        # and the connections are the parent's. A greenlet's destructor may
+        # run anywhere. In both cases the leases are taken back as abandoned.
+        if threading.get_ident() == self.ident:
+            for borrower in list(self.borrowers):
+                borrower.end_with_thread()
 
 
 _thread_ends = threading.local()

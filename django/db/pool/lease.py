@@ -40,4 +40,8 @@ class Lease:
 
     def __del__(self):
         if self.slot is not None:
-            self.pool.abandon(self.slot)
+            try:
+                self.pool.abandon(self.slot)
+            except Exception:
+                # The interpreter is shutting down, its modules are gone.
+                pass

@@ -82,12 +82,12 @@ def _maintain_all():
     """
     from . import registry
 
-    pools = registry.all_pools()
+    _guarded(registry.close_orphans)
     pause = None
-    for pool in pools:
+    for pool in registry.all_pools():
         due_in = _guarded(pool.maintain)
         if due_in is not None:
-            pause = min(due_in, pause or LONGEST_SLEEP, LONGEST_SLEEP)
+            pause = min(due_in, LONGEST_SLEEP if pause is None else pause)
     return pause
 
 

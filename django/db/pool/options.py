@@ -21,6 +21,7 @@ DRIVER_POOL_OPTIONS = {
     "kwargs": "set NAME, USER, PASSWORD, HOST, PORT and OPTIONS",
     "close_returns": "remove it, connection.close() always gives back",
     "drain": "remove it",
+    "reset": "remove it, open transactions are rolled back in any case",
     "num_workers": "use 'connecting' to bound the connects in flight",
     "open": "remove it, the pool opens at its first use",
     "reconnect_failed": "read 'open_failures' in connection.pool.stats()",
@@ -103,11 +104,15 @@ NAMES = tuple(field.name for field in fields(PoolOptions))
 
 
 def is_number(value):
-    return (
-        isinstance(value, (int, float))
-        and not isinstance(value, bool)
-        and not math.isnan(value)
-    )
+    try:
+        return (
+            isinstance(value, (int, float))
+            and not isinstance(value, bool)
+            and not math.isnan(value)
+        )
+    except OverflowError:
+        # An integer beyond all floats, which can't be added to a time.
+        return False
 
 
 def is_integer(value):
@@ -234,7 +239,7 @@ def describe_unknown(spelling, name, setting):
             "Django doesn't use any more.",
             f"Instead of {name!r}, {DRIVER_POOL_OPTIONS[name]}.",
         )
-    if matches := get_close_matches(str(name), NAMES, n=1):
+    if matches := get_close_matches(str(name).lower(), NAMES, n=1):
         return what, f"Did you mean {matches[0]!r}?"
     return what, f"The options are {', '.join(NAMES)}."
 

@@ -86,6 +86,9 @@ class ConnectionPool:
         if deadline is None:
             deadline = now + timeout
         state = self._state
+        if (slot := state.take(now)) is not None:
+            slot.owner = owner
+            return Lease(slot, self, deadline)
         waiter = None
         with self._lock:
             if timeout:
@@ -189,10 +192,13 @@ class ConnectionPool:
         whether the lease was ended by this call: one that had ended before is
         left alone. Raise ValueError if it's a lease of another pool.
         """
+        if lease.pool is not self:
+            self._refuse(lease)
         now = self._clock()
         state = self._state
         with self._lock:
-            if (slot := self._end(lease, LEASED)) is None:
+            slot, lease.slot = lease.slot, None
+            if slot is None or slot.status is not LEASED:
                 return False
             state.release(slot, now)
             if state.to_wake:
@@ -216,16 +222,16 @@ class ConnectionPool:
     def _end(self, lease, status):
         """With the lock held, end a lease. Return its slot, if it had one."""
         if lease.pool is not self:
-            raise ValueError(
-                f"A lease of the pool {lease.pool.name!r} can't be given back to "
-                f"the pool {self.name!r}."
-            )
-        slot = lease.slot
-        if slot is None:
-            return None
-        lease.slot = None
-        # After a fork, or when it was taken back, the slot isn't the lease's.
-        return slot if slot.status is status else None
+            self._refuse(lease)
+        slot, lease.slot = lease.slot, None
+        # After a fork the slot isn't the lease's any more.
+        return None if slot is None or slot.status is not status else slot
+
+    def _refuse(self, lease):
+        raise ValueError(
+            f"A lease of the pool {lease.pool.name!r} can't be given back to the "
+            f"pool {self.name!r}."
+        )
 
     def abandon(self, slot):
         """
@@ -252,6 +258,10 @@ class ConnectionPool:
     def now(self):
         """Return the time on the pool's clock, in seconds."""
         return self._clock()
+
+    def is_empty(self):
+        """Return whether there's no connection, not even one in use."""
+        return not self._state.slots
 
     def close(self):
         """
@@ -310,8 +320,8 @@ class ConnectionPool:
                 connecting=state.opening,
                 waiting=len(state.waiters),
                 oldest_wait=0.0 if oldest is None else now - oldest.since,
-                acquired=counters.reused + counters.first_used,
-                reused=counters.reused,
+                acquired=state.count_reused() + counters.first_used,
+                reused=state.count_reused(),
                 waited=sum(counters.wait_buckets),
                 timeouts=counters.timeouts,
                 refused=counters.refused,
@@ -345,21 +355,24 @@ class ConnectionPool:
 
     def maintain(self):
         """
-        Do what's due. Return when there will be something to do again, on the
-        pool's clock; infinity for never.
+        Do what's due. Return in how many seconds there will be something to
+        do again, None if the pool is empty and there won't.
         """
+        state = self._state
         with self._lock:
-            self._state.sweep(self._clock())
+            state.sweep(self._clock())
         self.close_condemned()
         fill_at = self._fill()
         with self._lock:
-            state = self._state
-            due = min(fill_at, state.next_due())
-            if state.slots and not state.closed:
-                # A connection in use now may be idle by then, for that long.
-                idle_limit = min(state.max_idle, state.max_lifetime or NEVER)
-                due = min(due, self._clock() + idle_limit)
-            return due
+            now = self._clock()
+            due_in = min(fill_at, state.next_due()) - now
+            if state.slots:
+                # What's in use now may be idle for too long in this time. And
+                # as long as there's a borrower, it may die.
+                due_in = min(due_in, state.max_idle)
+            elif due_in == NEVER:
+                return None
+            return max(due_in, 0.0)
 
     def _fill(self):
         """
@@ -444,8 +457,9 @@ class ConnectionPool:
     def _wake(self):
         """With the lock held, wake the waiters that were served."""
         to_wake = self._state.to_wake
-        while to_wake:
-            to_wake.pop().wake.release()
+        for waiter in to_wake:
+            waiter.wake.release()
+        to_wake.clear()
 
     def _timed_out(self, timeout):
         error = PoolTimeout(

@@ -31,6 +31,10 @@ EXIT_TIMEOUT = 2.0
 
 _lock = threading.RLock()
 _registrations = []
+# Closed pools that have connections in use.
+_closing = []
+# Of all pools, for a fork to reach them.
+_borrowers = weakref.WeakSet()
 
 
 class _Registration:
@@ -103,12 +107,17 @@ def pool_for(wrapper, borrower=None):
             if entry.origin is origin and entry.identity[1] != identity[1]
         ]
         entry = next((entry for entry in ours if entry.identity == identity), None)
-        if entry is None:
+        if entry is not None:
+            if alias in connections and origin is connections.settings[alias]:
+                # It may have been made for a copy of the alias's wrapper.
+                entry.origin = origin
+        else:
             pool = ConnectionPool(options, wrapper.pooling_class(wrapper))
             entry = _Registration(pool, alias, identity, origin)
             _registrations.append(entry)
         if borrower is not None:
             entry.borrowers.add(borrower)
+            _borrowers.add(borrower)
     for pool in left_behind:
         close_pool(pool)
     if options.min_size:
@@ -122,6 +131,7 @@ def close_pool(pool):
         _registrations[:] = [
             entry for entry in _registrations if entry.pool is not pool
         ]
+        _closing.append(pool)
     pool.close()
 
 
@@ -143,8 +153,10 @@ def close_pools_of(wrapper):
 
 
 def all_pools():
+    """Return the pools that may need maintenance."""
     with _lock:
-        return [entry.pool for entry in _registrations]
+        _closing[:] = [pool for pool in _closing if not pool.is_empty()]
+        return [entry.pool for entry in _registrations] + _closing
 
 
 def close_orphans():
@@ -187,21 +199,21 @@ def _forget():
     global _lock
     _lock = threading.RLock()
     maintenance.forget()
-    for entry in _registrations:
-        # The wrappers first, so that they let go of the connections.
-        for borrower in list(entry.borrowers):
-            borrower.forget()
-        entry.pool.forget()
+    # The wrappers first, so that they let go of the connections.
+    for borrower in list(_borrowers):
+        borrower.forget()
+    for pool in [entry.pool for entry in _registrations] + _closing:
+        pool.forget()
 
 
 def _close_at_exit():
     """Close all connections politely, for as long as that's quick."""
     end = time.monotonic() + EXIT_TIMEOUT
+    for borrower in list(_borrowers):
+        if time.monotonic() > end:
+            return
+        borrower.end_at_exit()
     for entry in list(_registrations):
-        for borrower in list(entry.borrowers):
-            if time.monotonic() > end:
-                return
-            borrower.end_at_exit()
         if time.monotonic() > end:
             return
         close_pool(entry.pool)

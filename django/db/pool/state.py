@@ -22,7 +22,7 @@ These hold between any two calls:
 
 * A slot is in one status, and in ``idle`` if and only if that is IDLE.
 * If a connection is idle, nobody waits.
-* If somebody waits whose patience is over, no connection could be opened.
+* If the patience of the first in line is over, no connection could be opened.
 * The line is served from its head. Nobody is served past it.
 """
 
@@ -67,6 +67,7 @@ class Slot:
         "expires_at",
         "idle_since",
         "leased_at",
+        "reused",
         "owner",
         "reason",
         "session",
@@ -80,6 +81,9 @@ class Slot:
         self.idle_since = now
         # Start of the present lease; while OPENING, start of the connect.
         self.leased_at = now
+        # Times that the connection was lent after its first use. Counted here
+        # because take() has no lock to count in one place.
+        self.reused = 0
         # Whoever holds the slot, for messages only.
         self.owner = None
         # Why the connection is being closed.
@@ -143,26 +147,49 @@ class PoolState:
 
     # ##### Borrowing #####
 
+    def take(self, now):
+        """
+        Return a slot LEASED with an idle connection, or None.
+
+        The one method that threads may call at any time. That's safe because
+        a deque's pop() hands each slot to one caller only, whose own the slot
+        is from then on, and because of the line: while somebody waits,
+        nothing is idle.
+        """
+        try:
+            slot = self.take_idle()
+        except IndexError:
+            return None
+        if now < slot.expires_at and now < slot.idle_since + self.max_idle:
+            slot.status = LEASED
+            slot.leased_at = now
+            slot.reused += 1
+            return slot
+        # acquire() finds out what's to become of it.
+        self.idle.append(slot)
+        return None
+
     def acquire(self, now):
         """
         Return a slot: LEASED with a connection, or OPENING as the permit to
         open one. Return None if neither can be had at once.
         """
-        while self.idle:
-            slot = self.take_idle()
-            if self._may_serve(slot, now):
-                slot.status = LEASED
-                slot.leased_at = now
-                self.counters.reused += 1
-                return slot
-            self._condemn(slot, self._reason_not_to_keep(slot, now))
+        if (slot := self.acquire_idle(now)) is not None:
+            return slot
         if not self.waiters and self._may_open(now + self._patience(), now):
             return self._new_slot(now)
         return None
 
     def acquire_idle(self, now):
         """Like acquire(), but never return a permit."""
-        return self.acquire(now) if self.idle else None
+        while (slot := self._pop_idle()) is not None:
+            if self._may_serve(slot, now):
+                slot.status = LEASED
+                slot.leased_at = now
+                slot.reused += 1
+                return slot
+            self._condemn(slot, self._reason_not_to_keep(slot, now))
+        return None
 
     def wait(self, waiter, now):
         """
@@ -191,7 +218,13 @@ class PoolState:
             if slot.status == OPENING:
                 self._free(slot, now)
             else:
+                # It wasn't lent after all.
+                slot.reused -= 1
                 self._put(slot, now)
+
+    def count_reused(self):
+        """Return how often a connection was lent that existed already."""
+        return self.counters.reused + sum(slot.reused for slot in self.slots)
 
     def count_wait(self, waiter, now):
         waited = now - waiter.since
@@ -255,16 +288,31 @@ class PoolState:
     def release(self, slot, now):
         """Take back a connection that is ready for its next borrower."""
         held = now - slot.leased_at
-        self.counters.use_buckets[bucket_of(held)] += 1
-        self.counters.use_total += held
-        self._put(slot, now)
+        counters = self.counters
+        counters.use_total += held
+        counters.use_buckets[int(held * 1_000_000).bit_length()] += 1
+        if (
+            self.waiters
+            or slot.generation != self.generation
+            or now >= slot.expires_at
+            or self.closed
+            or len(self.slots) > self.max_size
+        ):
+            self._put(slot, now)
+        else:
+            slot.owner = None
+            slot.status = IDLE
+            slot.idle_since = now
+            self.idle.append(slot)
 
     def discard(self, slot, reason, now):
         """Take back a connection that nobody may use again, to be closed."""
         held = now - slot.leased_at
-        self.counters.use_buckets[bucket_of(held)] += 1
+        self.counters.use_buckets[int(held * 1_000_000).bit_length()] += 1
         self.counters.use_total += held
         self._condemn(slot, reason)
+        # It may have been what the line was patient for.
+        self.dispatch(now)
 
     def closed_slot(self, slot, now):
         """Note that a connection was closed. Its slot serves the next."""
@@ -283,9 +331,13 @@ class PoolState:
 
     def sweep(self, now):
         """Condemn what has been idle or open for too long."""
-        for slot in list(self.idle):
+        for slot in self.idle.copy():
             if not self._may_serve(slot, now):
-                self.idle.remove(slot)
+                try:
+                    self.idle.remove(slot)
+                except ValueError:
+                    # Taken meanwhile.
+                    continue
                 self._condemn(slot, self._reason_not_to_keep(slot, now))
 
     def next_due(self):
@@ -293,9 +345,10 @@ class PoolState:
         Return the time at which sweep() will next have something to do if
         nothing else happens until then. Infinity if it will have nothing.
         """
-        due = min((slot.expires_at for slot in self.idle), default=NEVER)
-        if self.idle and len(self.slots) - self.closing > self.min_size:
-            due = min(due, self.idle[0].idle_since + self.max_idle)
+        idle = self.idle.copy()
+        due = min((slot.expires_at for slot in idle), default=NEVER)
+        if idle and len(self.slots) - self.closing > self.min_size:
+            due = min(due, idle[0].idle_since + self.max_idle)
         return due
 
     def condemn_generation(self, reason, now):
@@ -304,22 +357,25 @@ class PoolState:
         are closed, those in use when they come back.
         """
         self.generation += 1
-        while self.idle:
-            self._condemn(self.idle.pop(), reason)
+        while (slot := self._pop_idle()) is not None:
+            self._condemn(slot, reason)
 
     def resize(self, min_size, max_size, now):
         """Change the limits, in connections."""
         self.min_size = min_size
         self.max_size = max_size
-        while self.idle and len(self.slots) - self.closing > max_size:
-            self._condemn(self.idle.popleft(), SHRUNK)
+        while (
+            len(self.slots) - self.closing > max_size
+            and (slot := self._pop_idle()) is not None
+        ):
+            self._condemn(slot, SHRUNK)
         self.dispatch(now)
 
     def close(self):
         """Serve nobody any more. Connections in use are closed on return."""
         self.closed = True
-        while self.idle:
-            self._condemn(self.idle.pop(), POOL_CLOSED)
+        while (slot := self._pop_idle()) is not None:
+            self._condemn(slot, POOL_CLOSED)
         while self.waiters:
             waiter, _ = self.waiters.popitem(last=False)
             waiter.served = True
@@ -340,10 +396,22 @@ class PoolState:
         """
         return self.open_time or 0.0 if self.max_waiting else 0.0
 
+    def _pop_idle(self):
+        try:
+            return self.take_idle()
+        except IndexError:
+            return None
+
     def _may_serve(self, slot, now):
-        return now < slot.expires_at and (
-            now - slot.idle_since <= self.max_idle
-            or len(self.slots) - self.closing <= self.min_size
+        return (
+            now < slot.expires_at
+            and (
+                now < slot.idle_since + self.max_idle
+                or len(self.slots) - self.closing <= self.min_size
+            )
+            # take() may have put it back just after the pool was drained.
+            and slot.generation == self.generation
+            and not self.closed
         )
 
     def _may_open(self, patient_until, now):
@@ -375,10 +443,12 @@ class PoolState:
     def _put(self, slot, now):
         if reason := self._reason_not_to_keep(slot, now):
             self._condemn(slot, reason)
+            # It may have been what the line was patient for.
+            self.dispatch(now)
         elif self.waiters:
             slot.leased_at = now
             slot.status = LEASED
-            self.counters.reused += 1
+            slot.reused += 1
             self._serve(next(iter(self.waiters)), slot)
         else:
             slot.owner = None
@@ -405,6 +475,8 @@ class PoolState:
     def _drop(self, slot, now):
         slot.status = CLOSED
         slot.connection = None
+        self.counters.reused += slot.reused
+        slot.reused = 0
         slot.owner = None
         self.slots.discard(slot)
         self.dispatch(now)

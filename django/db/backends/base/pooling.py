@@ -10,11 +10,19 @@ import logging
 import math
 import os
 import select
+from functools import partial
 
 from django.db import connections
 from django.utils.functional import cached_property
 
 logger = logging.getLogger("django.db.pool")
+
+try:
+    from sys import getrefcount as count_references
+except ImportError:
+    # Not CPython.
+    def count_references(connection):
+        return 0
 
 
 class Session:
@@ -25,13 +33,16 @@ class Session:
         the connection later.
     probe: a callable without arguments that returns something true if there's
         reason to doubt that the connection is alive, or None.
+    references: how many references there are to the connection while nobody
+        but the pool and a wrapper has one.
     """
 
-    __slots__ = ("attributes", "probe")
+    __slots__ = ("attributes", "probe", "references")
 
-    def __init__(self, attributes, probe):
+    def __init__(self, attributes=None, probe=None, references=0):
         self.attributes = attributes
         self.probe = probe
+        self.references = references
 
 
 class BaseDatabasePooling:
@@ -88,7 +99,10 @@ class BaseDatabasePooling:
         self.limit_connect_time(conn_params, timeout)
         wrapper._open_connection(conn_params)
         return Session(
-            self.attributes_set(wrapper, before), self.make_probe(wrapper.connection)
+            self.attributes_set(wrapper, before),
+            self.make_probe(wrapper.connection),
+            # The pool will have one more.
+            count_references(wrapper.connection) + 1,
         )
 
     def open(self, timeout):
@@ -116,9 +130,9 @@ class BaseDatabasePooling:
             return
         # Drivers take whole seconds.
         limit = max(self.min_connect_timeout, math.ceil(min(timeout, 86400)))
-        if own := int(conn_params.get(name) or 0):
-            limit = min(own, limit)
-        conn_params[name] = limit
+        own = int(conn_params.get(name) or 0)
+        # Drivers take 0 and less for no limit.
+        conn_params[name] = min(own, limit) if own > 0 else limit
 
     def attributes_set(self, wrapper, before):
         """
@@ -161,17 +175,24 @@ class BaseDatabasePooling:
         server has nothing to say: if there is something to read, it's most
         likely the end of the connection.
         """
-        try:
-            fileno = connection.fileno()
-        except Exception:
-            return None
-        if not isinstance(fileno, int) or fileno < 0:
+        fileno = self.get_fileno(connection)
+        if fileno is None:
             return None
         if not hasattr(select, "poll"):
             return lambda: select.select([fileno], [], [], 0)[0]
         poll = select.poll()
         poll.register(fileno, select.POLLIN)
-        return lambda: poll.poll(0)
+        return partial(poll.poll, 0)
+
+    def get_fileno(self, connection):
+        """
+        Return the descriptor of a connection's socket, None if unknown.
+        """
+        try:
+            fileno = connection.fileno()
+        except Exception:
+            return None
+        return fileno if isinstance(fileno, int) and fileno >= 0 else None
 
     def is_fit(self, wrapper, slot, check):
         """
@@ -208,10 +229,18 @@ class BaseDatabasePooling:
 
     def is_harmless(self, sql):
         """Return whether a statement can't leave a transaction open."""
-        if not isinstance(sql, str):
+        if not isinstance(sql, str) or ";" in sql:
             return False
         words = sql.lstrip(" \t\r\n(")[:20].split(None, 1)
         return bool(words) and words[0].upper() in self.harmless_words
+
+    def is_held(self, wrapper, session):
+        """
+        Return whether somebody else holds on to a wrapper's connection: the
+        driver's connection itself, or a cursor of it. Nothing could keep them
+        from using it while it's another borrower's.
+        """
+        return count_references(wrapper.connection) > session.references
 
     def make_clean(self, wrapper, borrower):
         """
@@ -267,9 +296,8 @@ class BaseDatabasePooling:
         By default, the child's descriptor is pointed to the null device, then
         the connection is closed: whatever the driver has to say ends there.
         """
-        try:
-            fileno = connection.fileno()
-        except Exception:
+        fileno = self.get_fileno(connection)
+        if fileno is None:
             self.kept.append(connection)
             return
         null = os.open(os.devnull, os.O_RDWR)
