@@ -9,10 +9,11 @@ import logging
 import threading
 import weakref
 
+from django.db.backends.base.pooling import snapshot
 from django.db.backends.utils import CursorWrapper
 
 from .exceptions import LeaseEnded
-from .registry import pool_for, snapshot
+from .registry import pool_for
 from .state import DEAD, UNCLEAN
 
 logger = logging.getLogger("django.db.pool")
@@ -29,6 +30,7 @@ def borrower_for(wrapper):
     if pool is None:
         return None
     borrower.trusting = pool.options.check is False
+    borrower.reset = pool.options.reset
     return borrower
 
 
@@ -40,15 +42,17 @@ class Borrower:
         self.lease = None
         # Whether an idle connection is fine if its probe has no doubts.
         self.trusting = False
+        # When the session is reset: the pool's option.
+        self.reset = "auto"
         # The settings that the pool was chosen by: see is_current().
         self.settings = snapshot(wrapper.settings_dict)
         self.timezone_name = wrapper.timezone_name
         self.autocommit = wrapper.settings_dict["AUTOCOMMIT"]
         self.thread = threading.current_thread()
         self.wrapper = weakref.ref(wrapper)
-        # Whether SQL was run under the present lease that may have left a
-        # transaction open.
-        self.suspect = False
+        # Bits of what the statements under the present lease may leave
+        # behind, see django.db.backends.base.statements.
+        self.traces = 0
         # Whether the driver was left by an exception that isn't its own.
         self.interrupted = False
         # Weak references to the cursors made under the present lease.
@@ -81,7 +85,8 @@ class Borrower:
             wrapper.autocommit = self.autocommit
             if (session := slot.session).attributes:
                 wrapper.__dict__.update(session.attributes)
-            self.suspect = self.interrupted = False
+            self.traces = 0
+            self.interrupted = False
             if self.trusting and ((probe := session.probe) is None or not probe()):
                 return
             if self._is_fit(wrapper, slot):
@@ -96,7 +101,7 @@ class Borrower:
         finally:
             # Also if the test was interrupted: its answer is still to come.
             if not fit:
-                self._end(wrapper, clean=False, reason=DEAD)
+                self._give_up(wrapper, DEAD)
         return fit
 
     def _open(self, wrapper, lease):
@@ -113,7 +118,8 @@ class Borrower:
             raise
         self.pool.opened(lease, wrapper.connection, session)
         self.lease = lease
-        self.suspect = self.interrupted = False
+        self.traces = 0
+        self.interrupted = False
         if not self.is_current(wrapper):
             # The settings were changed meanwhile. Nobody knows which ones
             # the connection was made for.
@@ -127,13 +133,14 @@ class Borrower:
         connection was set to None behind its back.
         """
         if self.lease is not None:
-            self._end(wrapper, clean=False)
+            self._give_up(wrapper)
 
     def give_back(self, wrapper):
         """Give a wrapper's connection back, fit for the next borrower."""
         pool = self.pool
+        pooling = pool.pooling
         lease = self.lease
-        clean = False
+        clean = dirty = False
         try:
             if self.handles:
                 self._end_handles()
@@ -141,47 +148,44 @@ class Borrower:
             clean = (
                 slot is not None
                 and slot.connection is wrapper.connection
-                and pool.pooling.make_clean(wrapper, self)
-                and not pool.pooling.is_held(wrapper, slot.session)
+                and pooling.make_clean(wrapper, self)
+                and not pooling.is_held(wrapper, slot.session)
             )
+            if self.reset == "auto":
+                dirty = clean and pooling.needs_reset(
+                    wrapper, slot.session, self.traces
+                )
+            else:
+                dirty = self.reset != "never"
         except Exception as e:
             # The borrower has done its work. That its connection can't be
             # used any more is no trouble of its.
             logger.debug("Cleaning a connection of pool %r: %s", pool.name, e)
+            clean = False
         finally:
-            if clean and not wrapper.in_atomic_block:
-                self.lease = wrapper.connection = None
-                pool.release(lease)
+            # Whatever was raised, also by a signal handler.
+            self.lease = wrapper.connection = None
+            if wrapper.in_atomic_block:
+                # The wrapper counts as connected until the block ends.
+                wrapper.connection = EndedConnection(wrapper.Database, pool.name)
+            if not clean:
+                pool.discard(lease, UNCLEAN)
+            elif dirty:
+                pool.release_dirty(lease)
             else:
-                self._end(wrapper, clean)
+                pool.release(lease)
 
-    def _end(self, wrapper, clean, reason=UNCLEAN):
+    def _give_up(self, wrapper, reason=UNCLEAN):
+        """End a lease of a connection that nobody may use again."""
         lease, self.lease = self.lease, None
-        if wrapper.in_atomic_block:
-            # The wrapper counts as connected until the block ends.
-            wrapper.connection = EndedConnection(wrapper.Database, self.pool.name)
-        else:
-            wrapper.connection = None
-        if clean:
-            self.pool.release(lease)
-        else:
-            self.pool.discard(lease, reason)
+        wrapper.connection = None
+        self.pool.discard(lease, reason)
 
     # ##### What happens meanwhile #####
 
     def observe(self, sql):
         """Take note of a statement before it's executed."""
-        pooling = self.pool.pooling
-        try:
-            if sql in pooling.harmless:
-                return
-        except TypeError:
-            # A statement composed by the driver's own means.
-            pass
-        if not pooling.is_harmless(sql):
-            self.suspect = True
-        elif len(pooling.harmless) < pooling.max_harmless:
-            pooling.harmless.add(sql)
+        self.traces |= self.pool.pooling.statement_judge.judge(sql)
 
     # ##### Handles that outlive the lease #####
 
@@ -233,7 +237,7 @@ class Borrower:
         if self.thread is threading.current_thread() or not self.thread.is_alive():
             wrapper = self.wrapper()
             if self.lease is not None and wrapper is not None:
-                self._end(wrapper, clean=False)
+                self._give_up(wrapper)
 
     def forget(self):
         """After a fork, in the child: the lease isn't ours."""

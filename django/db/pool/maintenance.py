@@ -12,9 +12,9 @@ import threading
 
 logger = logging.getLogger("django.db.pool")
 
-# Pairs of a pool and a slot abandoned by its borrower, or None to look at all
-# pools again. A SimpleQueue because its put() may be called by a destructor
-# that interrupts another put() or any lock's holder.
+# Pairs of a step and its argument, or None to look at all pools again. It's a
+# SimpleQueue because its put() may be called by a destructor that interrupts
+# another put() or the holder of any lock.
 _inbox = queue.SimpleQueue()
 _lock = threading.Lock()
 _thread = None
@@ -23,9 +23,12 @@ _thread = None
 LONGEST_SLEEP = 3600.0
 
 
-def put(pool, slot):
-    """Have a slot taken back that its borrower abandoned. Takes no lock."""
-    _inbox.put((pool, slot))
+def put(step, argument):
+    """
+    Have a callable called with an argument. Takes no lock. The thread exists
+    as long as any pool has a connection.
+    """
+    _inbox.put((step, argument))
 
 
 def wake():
@@ -56,20 +59,19 @@ def forget():
 def _run():
     pause = 0.0
     while True:
-        _reclaim(pause)
+        _work(pause)
         pause = _maintain_all()
         if pause is None and _retire():
             return
 
 
-def _reclaim(pause):
-    """Take back what was abandoned until nothing more came for a pause."""
+def _work(pause):
+    """Do what comes until nothing more has come for a pause."""
     try:
         message = _inbox.get(timeout=pause or 0)
         while True:
             if message is not None:
-                pool, slot = message
-                _guarded(pool.reclaim, slot)
+                _guarded(*message)
             message = _inbox.get_nowait()
     except queue.Empty:
         pass

@@ -21,7 +21,6 @@ DRIVER_POOL_OPTIONS = {
     "kwargs": "set NAME, USER, PASSWORD, HOST, PORT and OPTIONS",
     "close_returns": "remove it, connection.close() always gives back",
     "drain": "remove it",
-    "reset": "remove it, open transactions are rolled back in any case",
     "num_workers": "use 'connecting' to bound the connects in flight",
     "open": "remove it, the pool opens at its first use",
     "reconnect_failed": "read 'open_failures' in connection.pool.stats()",
@@ -51,6 +50,7 @@ DRIVER_POOL_OPTIONS = {
 }
 
 ORDERS = ("lifo", "fifo")
+RESETS = ("auto", "always", "never")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,6 +76,10 @@ class PoolOptions:
         served. False for never (its socket is always looked at), True for
         always, a number for when it has been idle that long, or a callable
         that takes the driver's connection and raises if it's bad.
+    reset: when the session's state is brought back before a connection is
+        lent again. "auto" if SQL was run that may have changed it, "always",
+        "never", or a callable that takes the driver's connection, which is
+        then called whenever one is given back.
     connecting: connects that may be in flight.
     order: which idle connection is served first, "lifo" for the one used
         last or "fifo" for the one idle longest.
@@ -90,6 +94,7 @@ class PoolOptions:
     max_idle: float | None = 600.0
     reconnect_timeout: float = 300.0
     check: object = False
+    reset: object = "auto"
     connecting: int = 2
     order: str = "lifo"
     name: str | None = None
@@ -156,6 +161,10 @@ RULES = {
     "check": (
         lambda value: isinstance(value, bool) or is_seconds(value) or callable(value),
         "True, False, a number of seconds, 0 or more, or a callable",
+    ),
+    "reset": (
+        lambda value: callable(value) or value in RESETS,
+        "'auto', 'always', 'never' or a callable",
     ),
     "connecting": (is_positive_count, "an integer, 1 or more"),
     "order": (lambda value: value in ORDERS, "'lifo' or 'fifo'"),

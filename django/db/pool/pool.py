@@ -13,7 +13,17 @@ import time
 from . import maintenance
 from .exceptions import PoolClosed, PoolFull, PoolTimeout
 from .lease import Lease
-from .state import BROKEN, DEAD, LEASED, NEVER, OPENING, PoolState, Waiter
+from .state import (
+    ABANDONED,
+    BROKEN,
+    DEAD,
+    LEASED,
+    NEVER,
+    OPENING,
+    RESETTING,
+    PoolState,
+    Waiter,
+)
 from .stats import Histogram, PoolStats
 
 logger = logging.getLogger("django.db.pool")
@@ -207,6 +217,39 @@ class ConnectionPool:
             self.close_condemned()
         return True
 
+    def release_dirty(self, lease):
+        """
+        Give back a connection whose session has to be reset first: at once if
+        somebody waits or nothing else is idle, else by the maintenance thread.
+        Returns and raises as release() does.
+        """
+        state = self._state
+        with self._lock:
+            if (slot := self._end(lease, LEASED)) is None:
+                return False
+            state.start_reset(slot, self._clock())
+            can_spare = state.idle and not state.waiters
+        if can_spare:
+            maintenance.put(self.reset, slot)
+        else:
+            self.reset(slot)
+        return True
+
+    def reset(self, slot):
+        """Reset the session of a connection taken out for it."""
+        how = self.options.reset if callable(self.options.reset) else None
+        succeeded = False
+        try:
+            succeeded = self.pooling.reset_in_time(slot.connection, slot.session, how)
+        except Exception as e:
+            logger.debug("Resetting a connection of pool %r: %s", self.name, e)
+        finally:
+            with self._lock:
+                if slot.status is RESETTING:
+                    self._state.end_reset(slot, succeeded, self._clock())
+                    self._wake()
+            self.close_condemned()
+
     def discard(self, lease, reason=BROKEN):
         """
         Give back a connection that nobody may use again. It's closed, and its
@@ -215,7 +258,10 @@ class ConnectionPool:
         with self._lock:
             if (slot := self._end(lease, LEASED)) is None:
                 return False
-            self._state.discard(slot, reason, self._clock())
+            if reason is DEAD:
+                self._state.discard_unused(slot)
+            else:
+                self._state.discard(slot, reason, self._clock())
         self.close_condemned()
         return True
 
@@ -238,7 +284,7 @@ class ConnectionPool:
         Take back what a borrower left behind when it died. May be called
         anywhere, by a destructor for one, where a lock can't be taken.
         """
-        maintenance.put(self, slot)
+        maintenance.put(self.reclaim, slot)
 
     def reclaim(self, slot):
         """Take back an abandoned slot, on the maintenance thread."""
@@ -247,7 +293,7 @@ class ConnectionPool:
                 self._state.counters.abandoned += 1
                 # Nobody knows what state the connection is in, or whether a
                 # cursor of it is still held somewhere.
-                self._state.discard(slot, DEAD, self._clock())
+                self._state.discard(slot, ABANDONED, self._clock())
             elif slot.status is OPENING:
                 self._state.failed(slot, self._clock())
                 self._wake()
@@ -315,9 +361,14 @@ class ConnectionPool:
                 size=len(state.slots),
                 idle=len(state.idle),
                 in_use=(
-                    len(state.slots) - len(state.idle) - state.opening - state.closing
+                    len(state.slots)
+                    - len(state.idle)
+                    - state.opening
+                    - state.resetting
+                    - state.closing
                 ),
                 connecting=state.opening,
+                resetting=state.resetting,
                 waiting=len(state.waiters),
                 oldest_wait=0.0 if oldest is None else now - oldest.since,
                 acquired=state.count_reused() + counters.first_used,

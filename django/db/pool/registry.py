@@ -13,6 +13,7 @@ from collections.abc import MutableMapping
 
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
+from django.db.backends.base.pooling import snapshot
 
 from . import maintenance
 from .options import parse
@@ -62,18 +63,6 @@ class _Registration:
         )
 
 
-def snapshot(value):
-    """
-    Return a copy of a setting that stays the same when dictionaries, lists
-    and sets in it are changed in place.
-    """
-    if isinstance(value, dict):
-        return {key: snapshot(item) for key, item in value.items()}
-    if isinstance(value, (list, set)):
-        return type(value)(map(snapshot, value))
-    return value
-
-
 def identity_of(wrapper):
     """Return what decides which connections a wrapper may get, to compare."""
     relevant = {
@@ -100,7 +89,12 @@ def pool_for(wrapper, borrower=None):
     origin = wrapper.settings_dict
     identity = identity_of(wrapper)
     with _lock:
-        ours = [entry for entry in _registrations if entry.alias == alias]
+        ours = [
+            entry
+            for entry in _registrations
+            # ConnectionPool.close() may be called by anybody.
+            if entry.alias == alias and not entry.pool.closed
+        ]
         left_behind = [
             entry.pool
             for entry in ours

@@ -9,11 +9,15 @@ test in a few lines.
 
 The life of a slot, which is a connection's place in the pool::
 
+                                                   RESETTING
+                                                    ^      |
     (none) --acquire, reserve--> OPENING --opened--> LEASED <--> IDLE
                                     |                  |          |
                                   failed            condemn    condemn
                                     |                  v          v
     (none) <------------------------+----- closed -- CLOSING <----+
+
+From RESETTING, a slot goes where one that's given back goes.
 
 A slot counts from before its connect starts until after its connection was
 closed. That is why there are never more than ``max_size`` connections.
@@ -34,6 +38,7 @@ from .stats import Counters, bucket_of
 OPENING = "opening"
 IDLE = "idle"
 LEASED = "leased"
+RESETTING = "resetting"
 CLOSING = "closing"
 CLOSED = "closed"
 
@@ -41,8 +46,10 @@ CLOSED = "closed"
 EXPIRED = "max_lifetime"
 UNUSED = "max_idle"
 DEAD = "dead"
+ABANDONED = "abandoned"
 BROKEN = "broken"
 UNCLEAN = "unclean"
+DIRTY = "not reset"
 DRAINED = "drained"
 SHRUNK = "resized"
 POOL_CLOSED = "pool closed"
@@ -139,6 +146,7 @@ class PoolState:
         self.waiters = OrderedDict()
         self.opening = 0
         self.closing = 0
+        self.resetting = 0
         # Seconds that a connect took of late, None before the first.
         self.open_time = None
         # For the caller to empty, see the module's docstring.
@@ -305,14 +313,35 @@ class PoolState:
             slot.idle_since = now
             self.idle.append(slot)
 
+    def start_reset(self, slot, now):
+        """Take back a connection that has to be reset before it's lent."""
+        self._count_use(slot, now)
+        slot.status = RESETTING
+        slot.owner = None
+        self.resetting += 1
+
+    def end_reset(self, slot, succeeded, now):
+        """Note that a reset has ended."""
+        self.resetting -= 1
+        if succeeded:
+            self._put(slot, now)
+        else:
+            self._condemn(slot, DIRTY)
+
     def discard(self, slot, reason, now):
         """Take back a connection that nobody may use again, to be closed."""
-        held = now - slot.leased_at
-        self.counters.use_buckets[int(held * 1_000_000).bit_length()] += 1
-        self.counters.use_total += held
+        self._count_use(slot, now)
         self._condemn(slot, reason)
         # It may have been what the line was patient for.
         self.dispatch(now)
+
+    def discard_unused(self, slot):
+        """
+        Take back a connection that was found dead before it was used, as if
+        it hadn't been lent.
+        """
+        slot.reused -= 1
+        self._condemn(slot, DEAD)
 
     def closed_slot(self, slot, now):
         """Note that a connection was closed. Its slot serves the next."""
@@ -383,6 +412,11 @@ class PoolState:
 
     # ##### Helpers #####
 
+    def _count_use(self, slot, now):
+        held = now - slot.leased_at
+        self.counters.use_total += held
+        self.counters.use_buckets[bucket_of(held)] += 1
+
     def _patience(self):
         """
         Return how long a borrower waits for a connection in use before it may
@@ -450,6 +484,8 @@ class PoolState:
             slot.status = LEASED
             slot.reused += 1
             self._serve(next(iter(self.waiters)), slot)
+            # The next in line may have less patience.
+            self.dispatch(now)
         else:
             slot.owner = None
             slot.status = IDLE

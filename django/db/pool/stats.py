@@ -74,7 +74,7 @@ class PoolStats:
     name: the pool's name.
     min_size, max_size: its limits.
     size: connections that exist, those being opened and closed included.
-    idle, in_use, connecting: what they are doing.
+    idle, in_use, connecting, resetting: what they are doing.
     waiting: borrowers in line.
     oldest_wait: age of the one waiting longest, 0.0 if nobody waits.
 
@@ -99,6 +99,7 @@ class PoolStats:
     idle: int
     in_use: int
     connecting: int
+    resetting: int
     waiting: int
     oldest_wait: float
     acquired: int

@@ -10,9 +10,14 @@ import logging
 import math
 import os
 import select
+import socket
+import threading
+from contextlib import contextmanager
 from functools import partial
 
 from django.db import connections
+from django.db.backends.base.statements import SESSION, TRANSACTION, StatementJudge
+from django.db.backends.signals import connection_created
 from django.utils.functional import cached_property
 
 logger = logging.getLogger("django.db.pool")
@@ -25,6 +30,18 @@ except ImportError:
         return 0
 
 
+def snapshot(value):
+    """
+    Return a copy of a setting, or of a tuple of them, that stays the same when
+    dictionaries, lists and sets in it are changed in place.
+    """
+    if isinstance(value, dict):
+        return {key: snapshot(item) for key, item in value.items()}
+    if isinstance(value, (list, set, tuple)):
+        return type(value)(map(snapshot, value))
+    return value
+
+
 class Session:
     """
     What a pool keeps with each connection, from opening to closing.
@@ -33,15 +50,17 @@ class Session:
         the connection later.
     probe: a callable without arguments that returns something true if there's
         reason to doubt that the connection is alive, or None.
+    driver_state: what the driver keeps on its side, see read_driver_state().
     references: how many references there are to the connection while nobody
         but the pool and a wrapper has one.
     """
 
-    __slots__ = ("attributes", "probe", "references")
+    __slots__ = ("attributes", "probe", "driver_state", "references")
 
-    def __init__(self, attributes=None, probe=None, references=0):
+    def __init__(self, attributes=None, probe=None, driver_state=None, references=0):
         self.attributes = attributes
         self.probe = probe
+        self.driver_state = driver_state
         self.references = references
 
 
@@ -62,12 +81,11 @@ class BaseDatabasePooling:
     # are known in advance. Those of third-party backends are found out.
     wrapper_attributes = ()
 
-    # A statement that starts with one of these leaves no transaction open in
-    # autocommit mode. Others may.
-    harmless_words = frozenset(["SELECT", "INSERT", "UPDATE", "DELETE"])
+    # Tells what a statement may leave behind.
+    statement_judge = StatementJudge(["SELECT", "INSERT", "UPDATE", "DELETE"])
 
-    # Statements remembered as harmless, at most.
-    max_harmless = 4096
+    # Seconds that a reset may take before the connection is given up.
+    reset_timeout = 5.0
 
     def __init__(self, wrapper):
         self.wrapper_class = type(wrapper)
@@ -75,7 +93,6 @@ class BaseDatabasePooling:
         # Not the dictionary itself, which may come to describe another pool.
         self.settings_dict = copy.deepcopy(wrapper.settings_dict)
         self.attribute_names = set(self.wrapper_attributes)
-        self.harmless = set()
 
     @classmethod
     def can_pool(cls, wrapper):
@@ -101,6 +118,7 @@ class BaseDatabasePooling:
         return Session(
             self.attributes_set(wrapper, before),
             self.make_probe(wrapper.connection),
+            snapshot(self.read_driver_state(wrapper.connection)),
             # The pool will have one more.
             count_references(wrapper.connection) + 1,
         )
@@ -108,19 +126,16 @@ class BaseDatabasePooling:
     def open(self, timeout):
         """
         Open a connection for whoever comes next. Return it with its Session.
-        Only for threads that use no connections of their own.
         """
         wrapper = self.make_wrapper()
         try:
-            # Receivers of connection_created may use the alias.
-            connections[self.alias] = wrapper
-            session = self.open_with(wrapper, timeout)
+            with self.as_the_alias(wrapper):
+                session = self.open_with(wrapper, timeout)
         except BaseException:
             if wrapper.connection is not None:
                 self.close_quietly(wrapper.connection)
             raise
         finally:
-            del connections[self.alias]
             connection, wrapper.connection = wrapper.connection, None
         return connection, session
 
@@ -227,13 +242,6 @@ class BaseDatabasePooling:
         """
         return None
 
-    def is_harmless(self, sql):
-        """Return whether a statement can't leave a transaction open."""
-        if not isinstance(sql, str) or ";" in sql:
-            return False
-        words = sql.lstrip(" \t\r\n(")[:20].split(None, 1)
-        return bool(words) and words[0].upper() in self.harmless_words
-
     def is_held(self, wrapper, session):
         """
         Return whether somebody else holds on to a wrapper's connection: the
@@ -255,7 +263,7 @@ class BaseDatabasePooling:
             if borrower.interrupted:
                 # Nobody knows whether an answer is still to be read.
                 return False
-            in_transaction = borrower.suspect or not wrapper.autocommit
+            in_transaction = borrower.traces & TRANSACTION or not wrapper.autocommit
         if in_transaction:
             connection.rollback()
         if wrapper.errors_occurred and not wrapper.is_usable():
@@ -263,6 +271,96 @@ class BaseDatabasePooling:
         if wrapper.autocommit is not borrower.autocommit:
             wrapper._set_autocommit(borrower.autocommit)
         return True
+
+    # ##### Resetting the session #####
+
+    def read_driver_state(self, connection):
+        """
+        Return what borrowers can change on the driver's side of a connection,
+        row factories for one, to be compared. It's read whenever a connection
+        is given back, so it must be cheap. None if there's nothing.
+        """
+        return None
+
+    def needs_reset(self, wrapper, session, traces):
+        """
+        Return whether a borrower may have changed the session's state.
+
+        traces: bits of what its statements may have left behind.
+        """
+        return (
+            traces & SESSION
+            or self.read_driver_state(wrapper.connection) != session.driver_state
+        )
+
+    def reset(self, wrapper, session):
+        """
+        Bring back the state of a wrapper's connection after it was opened and
+        initialized. Return False if that can't be done; the connection is
+        closed then.
+        """
+        return False
+
+    def reset_in_time(self, connection, session, how=None):
+        """
+        Reset a connection that nobody uses within a time limit. Return
+        whether that worked.
+
+        how: a callable that takes the driver's connection, in place of
+            reset().
+        """
+        wrapper = self.make_wrapper()
+        wrapper.connection = connection
+        wrapper.autocommit = self.settings_dict["AUTOCOMMIT"]
+        if session.attributes:
+            wrapper.__dict__.update(session.attributes)
+        timer = threading.Timer(self.reset_timeout, self.abort, [connection])
+        timer.daemon = True
+        timer.start()
+        try:
+            if how is None:
+                with self.as_the_alias(wrapper):
+                    return self.reset(wrapper, session)
+            how(connection)
+            return True
+        finally:
+            timer.cancel()
+            wrapper.connection = None
+
+    @contextmanager
+    def as_the_alias(self, wrapper):
+        """
+        Have a wrapper stand for its alias in this thread: receivers of
+        connection_created may use the alias instead of the wrapper.
+        """
+        previous = getattr(connections._connections, self.alias, None)
+        connections[self.alias] = wrapper
+        try:
+            yield
+        finally:
+            if previous is None:
+                del connections[self.alias]
+            else:
+                connections[self.alias] = previous
+
+    def initialize_again(self, wrapper):
+        """Set again what a full reset has undone."""
+        wrapper.init_connection_state()
+        connection_created.send(sender=self.wrapper_class, connection=wrapper)
+
+    def abort(self, connection):
+        """
+        Let go of a server that doesn't answer, while another thread waits for
+        it: cut the connection, so that the driver gives up.
+        """
+        if (fileno := self.get_fileno(connection)) is None:
+            return
+        try:
+            with socket.socket(fileno=os.dup(fileno)) as sock:
+                sock.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            # It's cut already.
+            pass
 
     # ##### Closing #####
 

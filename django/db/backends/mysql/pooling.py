@@ -1,4 +1,5 @@
 from django.db.backends.base.pooling import BaseDatabasePooling
+from django.db.backends.base.statements import StatementJudge
 
 # SERVER_STATUS_IN_TRANS of the client/server protocol.
 IN_TRANSACTION = 1
@@ -7,7 +8,11 @@ IN_TRANSACTION = 1
 class DatabasePooling(BaseDatabasePooling):
     connect_timeout_param = "connect_timeout"
     wrapper_attributes = ("isolation_level",)
-    harmless_words = BaseDatabasePooling.harmless_words | {"REPLACE"}
+    statement_judge = StatementJudge(
+        ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "SHOW"],
+        # User variables, and locks that belong to the session.
+        suspicious=r"@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b",
+    )
 
     def get_fileno(self, connection):
         # PyMySQL keeps its socket to itself.
@@ -28,3 +33,38 @@ class DatabasePooling(BaseDatabasePooling):
             and not borrower.interrupted
             and super().make_clean(wrapper, borrower)
         )
+
+    def reset(self, wrapper, session):
+        connection = wrapper.connection
+        params = wrapper.get_connection_params()
+        try:
+            # The server drops all of the session's state, in one round trip.
+            change_user = connection.change_user
+        except AttributeError:
+            # PyMySQL can't.
+            return False
+        change_user(
+            params.get("user") or "",
+            params.get("password") or "",
+            params.get("database") or "",
+        )
+        connection.autocommit(wrapper.settings_dict["AUTOCOMMIT"])
+        if statements := self.session_statements(params):
+            with connection.cursor() as cursor:
+                cursor.execute(statements)
+        self.initialize_again(wrapper)
+        return True
+
+    def session_statements(self, params):
+        """
+        Return the SQL of what the driver sets up from its parameters when it
+        connects, and the server forgets with the session.
+        """
+        statements = []
+        if collation := params.get("collation"):
+            statements.append(f"SET NAMES {params['charset']} COLLATE {collation}")
+        if sql_mode := params.get("sql_mode"):
+            statements.append(f"SET SESSION sql_mode='{sql_mode}'")
+        if init_command := params.get("init_command"):
+            statements.append(init_command)
+        return "; ".join(statements)

@@ -1,6 +1,37 @@
+from operator import attrgetter
+
 from django.db.backends.base.pooling import BaseDatabasePooling
+from django.db.backends.base.statements import StatementJudge
+from django.db.backends.signals import connection_created
+from django.utils.functional import cached_property
 
 from .psycopg_any import is_psycopg3
+
+if is_psycopg3:
+    from psycopg.adapt import AdaptersMap
+
+# What DISCARD ALL stands for. DISCARD ALL itself can't be sent together with
+# other statements: they would make up a transaction.
+RESET_SESSION = (
+    "SET SESSION AUTHORIZATION DEFAULT",
+    "RESET ALL",
+    "CLOSE ALL",
+    "UNLISTEN *",
+    "SELECT pg_advisory_unlock_all()",
+    "DISCARD PLANS",
+    "DISCARD TEMP",
+    "DISCARD SEQUENCES",
+)
+DEALLOCATE = "DEALLOCATE ALL"
+# The statements that the driver has prepared on its own are left to it: it
+# goes on to use them.
+DEALLOCATE_BY_SQL = """DO $$
+DECLARE statement record;
+BEGIN
+    FOR statement IN SELECT name FROM pg_prepared_statements WHERE from_sql LOOP
+        EXECUTE format('DEALLOCATE %I', statement.name);
+    END LOOP;
+END $$"""
 
 
 class DatabasePooling(BaseDatabasePooling):
@@ -8,15 +39,131 @@ class DatabasePooling(BaseDatabasePooling):
     # libpq takes less for this.
     min_connect_timeout = 2
     wrapper_attributes = ("isolation_level",)
+    statement_judge = StatementJudge(
+        ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "SHOW", "VALUES"],
+        # Functions that change the session, and SELECT INTO, which may create
+        # a temporary table. The locks of pg_advisory_xact_lock() end with the
+        # transaction.
+        suspicious=(
+            r"\bset_config\b|\bpg_(?:try_)?advisory_(?!xact)|\b(?:next|set)val\b|"
+            r"\bdblink|^\W*(?:select|with)\b.*\binto\b"
+        ),
+        harmless_pairs={"SET": ["LOCAL", "TRANSACTION", "CONSTRAINTS"]},
+    )
 
     # In both drivers, 0 is the status of a connection that is idle and not in
     # a transaction.
     if is_psycopg3:
+        # Attributes as they are changed, and what's read for them: properties
+        # would cost more than the rest of giving back.
+        driver_attributes = {
+            "isolation_level": "_isolation_level",
+            "read_only": "_read_only",
+            "deferrable": "_deferrable",
+            "prepare_threshold": "_prepared.prepare_threshold",
+            "prepared_max": "_prepared.prepared_max",
+            "row_factory": "row_factory",
+            "cursor_factory": "cursor_factory",
+        }
+        # Whoever changes these can't be undone. Registering an adapter
+        # replaces a mapping, see make_probe().
+        driver_registries = [
+            "_notice_handlers",
+            "_notify_handlers",
+            "_adapters._dumpers",
+            "_adapters._loaders",
+        ]
+
+        def make_probe(self, connection):
+            # A copy shares its mappings with the original: from now on, they
+            # are replaced instead of changed.
+            AdaptersMap(connection.adapters)
+            return super().make_probe(connection)
 
         def in_transaction(self, connection):
             return connection.pgconn.transaction_status != 0
 
+        def prepares_statements(self, connection):
+            return connection.prepare_threshold is not None
+
+        def execute(self, connection, sql):
+            with connection.cursor() as cursor:
+                # With "prepare", it would deallocate itself.
+                cursor.execute(sql, prepare=False)
+
     else:
+        driver_attributes = {
+            "isolation_level": "isolation_level",
+            "readonly": "readonly",
+            "deferrable": "deferrable",
+            "cursor_factory": "cursor_factory",
+        }
+        driver_registries = ["string_types", "binary_types"]
 
         def in_transaction(self, connection):
             return connection.get_transaction_status() != 0
+
+        def prepares_statements(self, connection):
+            return False
+
+        def execute(self, connection, sql):
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+
+    _read_driver_state = attrgetter(*driver_attributes.values(), *driver_registries)
+
+    def read_driver_state(self, connection):
+        return self._read_driver_state(connection)
+
+    def reset(self, wrapper, session):
+        connection = wrapper.connection
+        if not self.restore_driver_state(connection, session.driver_state):
+            return False
+        statements = [*RESET_SESSION]
+        statements.append(
+            DEALLOCATE_BY_SQL if self.prepares_statements(connection) else DEALLOCATE
+        )
+        # What init_connection_state() sets, in the same round trip.
+        if wrapper.timezone_name:
+            statements.append(
+                wrapper.ops.compose_sql("SET TIME ZONE %s", [wrapper.timezone_name])
+            )
+        if role := wrapper.settings_dict["OPTIONS"].get("assume_role"):
+            statements.append(wrapper.ops.compose_sql("SET ROLE %s", [role]))
+        self.execute(connection, "; ".join(statements))
+        if not wrapper.settings_dict["AUTOCOMMIT"]:
+            connection.commit()
+        self.initialize_again(wrapper)
+        return True
+
+    def restore_driver_state(self, connection, wanted):
+        """
+        Set the driver's attributes to what they were. Return False if there's
+        more to undo.
+        """
+        found = self.read_driver_state(connection)
+        count = len(self.driver_attributes)
+        if found[count:] != wanted[count:]:
+            return False
+        for name, value, was in zip(self.driver_attributes, found, wanted):
+            if value != was:
+                setattr(connection, name, was)
+        return True
+
+    def initialize_again(self, wrapper):
+        # The backend's own initialization is part of reset() already.
+        if not self.has_own_initialization:
+            wrapper.init_connection_state()
+        if connection_created.has_listeners(self.wrapper_class):
+            connection_created.send(sender=self.wrapper_class, connection=wrapper)
+
+    @cached_property
+    def has_own_initialization(self):
+        from .base import DatabaseWrapper
+
+        return (
+            self.wrapper_class.init_connection_state
+            is DatabaseWrapper.init_connection_state
+            and self.wrapper_class._configure_connection
+            is DatabaseWrapper._configure_connection
+        )

@@ -1,10 +1,22 @@
 import os
 
 from django.db.backends.base.pooling import BaseDatabasePooling
+from django.db.backends.base.statements import StatementJudge
+
+# Pragmas that only read.
+READING_PRAGMAS = (
+    "database_list|foreign_key_check|foreign_key_list|index_info|index_list|"
+    "index_xinfo|integrity_check|quick_check|table_info|table_list|table_xinfo"
+)
 
 
 class DatabasePooling(BaseDatabasePooling):
     wrapper_attributes = ("init_commands", "transaction_mode")
+    statement_judge = StatementJudge(
+        ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"],
+        suspicious=r"\bload_extension\b",
+        harmless_pairs={"PRAGMA": READING_PRAGMAS.upper().split("|")},
+    )
 
     @classmethod
     def can_pool(cls, wrapper):
@@ -50,3 +62,9 @@ class DatabasePooling(BaseDatabasePooling):
         # use that database connection in the child process": not even to
         # close it. https://www.sqlite.org/howtocorrupt.html
         self.kept.append(connection)
+
+    def read_driver_state(self, connection):
+        return connection.row_factory, connection.text_factory
+
+    # To open a file anew costs less than to undo what can be done to a
+    # connection. So there's no reset(): it's closed.

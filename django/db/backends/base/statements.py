@@ -1,0 +1,74 @@
+"""
+What a statement may leave behind in its session.
+
+A guess that errs on the side of something: only statements known to leave
+nothing are harmless.
+"""
+
+import re
+
+# Bits of what a statement may leave behind.
+NOTHING = 0
+TRANSACTION = 1
+SESSION = 2
+ANYTHING = TRANSACTION | SESSION
+
+# Statements remembered as harmless, at most. Those of the ORM repeat, as far
+# as parameters aren't part of them.
+MAX_REMEMBERED = 4096
+
+# Blanks, comments and parentheses, then up to two words.
+BEGINNING = re.compile(
+    r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)?(?:\s+(\w+))?", re.DOTALL
+)
+
+
+class StatementJudge:
+    """
+    Tell what statements may leave behind when they are run in autocommit mode
+    or in a transaction that Django began.
+
+    harmless: first words of statements that leave nothing.
+    suspicious: a pattern; what it matches makes a statement suspicious
+        whatever its first word is. It's searched for without regard to case.
+    harmless_pairs: first words -> second words that together leave nothing.
+    """
+
+    # They end a transaction, or begin nothing but a part of one.
+    WITHIN_TRANSACTION = frozenset(
+        ["SAVEPOINT", "RELEASE", "ROLLBACK", "COMMIT", "END", "ABORT"]
+    )
+    BEGIN = frozenset(["BEGIN", "START"])
+
+    def __init__(self, harmless, suspicious=None, harmless_pairs=None):
+        self.harmless = frozenset(harmless)
+        self.suspicious = suspicious and re.compile(suspicious, re.IGNORECASE)
+        self.harmless_pairs = harmless_pairs or {}
+        self.remembered = set()
+
+    def judge(self, sql):
+        """Return the bits of what a statement may leave behind."""
+        if not isinstance(sql, str):
+            # Composed by the driver's own means.
+            return ANYTHING
+        if sql in self.remembered:
+            return NOTHING
+        first, second = BEGINNING.match(sql).groups(default="")
+        first, second = first.upper(), second.upper()
+        if ";" in sql.rstrip("; \t\r\n"):
+            # Perhaps more than one statement.
+            return ANYTHING
+        if first in self.WITHIN_TRANSACTION:
+            # Not remembered: the names of savepoints differ.
+            return NOTHING
+        if first in self.BEGIN:
+            return TRANSACTION
+        if first not in self.harmless and second not in self.harmless_pairs.get(
+            first, ()
+        ):
+            return ANYTHING
+        if self.suspicious is not None and self.suspicious.search(sql):
+            return ANYTHING
+        if len(self.remembered) < MAX_REMEMBERED:
+            self.remembered.add(sql)
+        return NOTHING
