@@ -9,11 +9,10 @@ import logging
 import threading
 import weakref
 
-from django.db.backends.base.pooling import snapshot
 from django.db.backends.utils import CursorWrapper
 
 from .exceptions import LeaseEnded
-from .registry import pool_for
+from .registry import pool_for, snapshot
 from .state import DEAD, UNCLEAN
 
 logger = logging.getLogger("django.db.pool")
@@ -49,6 +48,9 @@ class Borrower:
         self.timezone_name = wrapper.timezone_name
         self.autocommit = wrapper.settings_dict["AUTOCOMMIT"]
         self.thread = threading.current_thread()
+        # For messages. The pool must not hold the borrower itself: it would
+        # never be found to be dead.
+        self.label = f"thread {self.thread.name!r}"
         self.wrapper = weakref.ref(wrapper)
         # Bits of what the statements under the present lease may leave
         # behind, see django.db.backends.base.statements.
@@ -59,9 +61,6 @@ class Borrower:
         self.handles = []
         self.many_handles = MANY_HANDLES
         _end_with_thread(self)
-
-    def __str__(self):
-        return f"thread {self.thread.name!r}"
 
     def is_current(self, wrapper):
         """Return whether the pool is still the one for a wrapper."""
@@ -78,7 +77,7 @@ class Borrower:
         if self.lease is not None:
             self.drop(wrapper)
         pool = self.pool
-        lease = pool.acquire(None, self)
+        lease = pool.acquire(None, self.label)
         while (connection := (slot := lease.slot).connection) is not None:
             self.lease = lease
             wrapper.connection = connection
@@ -91,7 +90,8 @@ class Borrower:
                 return
             if self._is_fit(wrapper, slot):
                 return
-            lease = pool.acquire(owner=self, deadline=lease.deadline)
+            pool.discard_dead()
+            lease = pool.acquire(owner=self.label, deadline=lease.deadline)
         self._open(wrapper, lease)
 
     def _is_fit(self, wrapper, slot):

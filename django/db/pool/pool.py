@@ -13,6 +13,7 @@ import time
 from . import maintenance
 from .exceptions import PoolClosed, PoolFull, PoolTimeout
 from .lease import Lease
+from .options import is_count, is_positive_count
 from .state import (
     ABANDONED,
     BROKEN,
@@ -95,81 +96,88 @@ class ConnectionPool:
             timeout = self.timeout
         if deadline is None:
             deadline = now + timeout
-        state = self._state
-        if (slot := state.take(now)) is not None:
+        if (slot := self._state.take(now)) is not None:
             slot.owner = owner
             return Lease(slot, self, deadline)
-        waiter = None
-        with self._lock:
-            if timeout:
-                slot = state.acquire(now)
-            else:
-                slot = state.acquire_idle(now)
-            if slot is not None:
-                slot.owner = owner
-                lease = Lease(slot, self, deadline)
-            elif not state.closed and timeout:
-                waiter = _Waiter()
-                if not state.wait(waiter, now):
-                    waiter = None
-        if state.to_close:
-            self.close_condemned()
-        if slot is not None:
-            return lease
-        if waiter is not None:
-            return self._wait(waiter, owner, deadline, timeout)
-        if state.closed:
-            raise PoolClosed(f"The pool {self.name!r} is closed.")
-        if timeout:
-            raise PoolFull(
-                f"{state.max_waiting} borrowers wait for the pool {self.name!r} "
-                f"already, which is its max_waiting. {self._describe()}"
-            )
-        with self._lock:
-            state.counters.timeouts += 1
-        raise self._timed_out(timeout)
+        return self._acquire_or_wait(now, timeout, deadline, owner)
 
-    def _wait(self, waiter, owner, deadline, timeout):
+    def _acquire_or_wait(self, now, timeout, deadline, owner):
         state = self._state
-        wake_at = waiter.patient_until
+        lease = Lease(None, self, deadline)
+        waiter = _Waiter()
         try:
-            while not waiter.served:
-                left = min(wake_at, deadline) - self._clock()
-                if waiter.wake.acquire(
-                    timeout=min(max(left, 0), threading.TIMEOUT_MAX)
-                ):
-                    break
-                with self._lock:
-                    now = self._clock()
-                    if waiter.served:
-                        break
-                    if now >= deadline:
-                        state.counters.timeouts += 1
-                        raise self._timed_out(timeout)
-                    if now >= wake_at:
-                        # From now on the pool opens a connection for this
-                        # waiter as soon as that's possible.
-                        wake_at = NEVER
-                        self._dispatch(now)
-            if waiter.slot is None:
-                raise PoolClosed(
-                    f"The pool {self.name!r} was closed while waiting for it."
-                )
             with self._lock:
-                state.count_wait(waiter, self._clock())
-                waiter.slot.owner = owner
-                lease = Lease(waiter.slot, self, deadline)
-                # The lease answers for the slot now, not leave().
-                waiter.slot = None
+                if timeout:
+                    waiter.slot = state.acquire(now)
+                else:
+                    waiter.slot = state.acquire_idle(now)
+                if waiter.slot is None:
+                    if not timeout or state.closed or state.is_pausing(now):
+                        may_wait = False
+                    else:
+                        may_wait = state.wait(waiter, now)
+            if state.to_close:
+                self.close_condemned()
+            if waiter.slot is None:
+                if not may_wait:
+                    self._refuse_to_wait(timeout)
+                self._wait(waiter, deadline, timeout)
+            waiter.slot.owner = owner
+            # From now on the lease answers for the slot, not leave().
+            lease.slot, waiter.slot = waiter.slot, None
             return lease
         except BaseException:
             # KeyboardInterrupt, a gevent timeout and the like may come at any
-            # point of the wait, also just after the waiter was served.
+            # point, also just after the waiter was served.
             with self._lock:
                 state.leave(waiter, self._clock())
                 self._wake()
             self.close_condemned()
             raise
+
+    def _wait(self, waiter, deadline, timeout):
+        """Wait until a waiter in line has been served. Raise if it isn't."""
+        state = self._state
+        wake_at = waiter.patient_until
+        while not waiter.served:
+            left = min(wake_at, deadline) - self._clock()
+            if waiter.wake.acquire(timeout=min(max(left, 0), threading.TIMEOUT_MAX)):
+                break
+            with self._lock:
+                now = self._clock()
+                if waiter.served:
+                    break
+                if now >= deadline:
+                    state.counters.timeouts += 1
+                    raise self._timed_out(timeout)
+                if now >= wake_at:
+                    # From now on the pool opens a connection for this waiter
+                    # as soon as that's possible.
+                    wake_at = NEVER
+                    state.dispatch(now)
+                    self._wake()
+        if waiter.slot is None:
+            if not state.closed and (error := self._connect_error) is not None:
+                raise _without_frames(error)
+            raise PoolClosed(f"The pool {self.name!r} was closed while waiting for it.")
+        with self._lock:
+            state.count_wait(waiter, self._clock())
+
+    def _refuse_to_wait(self, timeout):
+        """Raise what a borrower gets who can't be served and may not wait."""
+        state = self._state
+        if state.closed:
+            raise PoolClosed(f"The pool {self.name!r} is closed.")
+        if not timeout:
+            with self._lock:
+                state.counters.timeouts += 1
+            raise self._timed_out(timeout)
+        if state.is_pausing(self._clock()) and self._connect_error is not None:
+            raise _without_frames(self._connect_error)
+        raise PoolFull(
+            f"{state.max_waiting} borrowers wait for the pool {self.name!r} "
+            f"already, which is its max_waiting. {self._describe()}"
+        )
 
     def opened(self, lease, connection, session=None):
         """
@@ -190,9 +198,10 @@ class ConnectionPool:
         with self._lock:
             if (slot := self._end(lease, OPENING)) is None:
                 return
+            # First, for those whom this wakes.
+            self._connect_error = _without_frames(error)
             self._state.failed(slot, self._clock())
             self._wake()
-        self._connect_error = _without_frames(error)
 
     # ##### Giving back #####
 
@@ -265,6 +274,28 @@ class ConnectionPool:
         self.close_condemned()
         return True
 
+    def discard_dead(self):
+        """
+        Close all idle connections whose probes give reason for doubt. Called
+        when one was found dead: after a restart of the server all are.
+        """
+        state = self._state
+        alive = []
+        while (slot := state.take(self._clock())) is not None:
+            probe = slot.session.probe
+            if probe is None or not probe():
+                alive.append(slot)
+                continue
+            with self._lock:
+                state.discard_unused(slot)
+        with self._lock:
+            now = self._clock()
+            # The first taken was the next to be lent.
+            for slot in reversed(alive):
+                state.release_unused(slot, now)
+            self._wake()
+        self.close_condemned()
+
     def _end(self, lease, status):
         """With the lock held, end a lease. Return its slot, if it had one."""
         if lease.pool is not self:
@@ -336,11 +367,15 @@ class ConnectionPool:
             state = self._state
             min_size = state.min_size if min_size is None else min_size
             max_size = state.max_size if max_size is None else max_size
-            if not 0 <= min_size <= max_size or max_size < 1:
+            if (
+                not is_count(min_size)
+                or not is_positive_count(max_size)
+                or min_size > max_size
+            ):
                 raise ValueError(
                     f"The pool {self.name!r} can't have min_size {min_size!r} and "
-                    f"max_size {max_size!r}: 0 <= min_size <= max_size and "
-                    "max_size >= 1 must hold."
+                    f"max_size {max_size!r}. Both are integers, and 0 <= min_size "
+                    "<= max_size and max_size >= 1 must hold."
                 )
             state.resize(min_size, max_size, self._clock())
             self._wake()
@@ -447,9 +482,9 @@ class ConnectionPool:
                 connection, session = self.pooling.open(self.timeout)
             except BaseException as e:
                 with self._lock:
+                    self._connect_error = _without_frames(e)
                     self._state.failed(slot, self._clock())
                     self._wake()
-                self._connect_error = _without_frames(e)
                 if not isinstance(e, Exception):
                     raise
                 return self._back_off(e)
@@ -487,10 +522,12 @@ class ConnectionPool:
         them may be used or closed politely: that would end the parent's
         session. No other thread exists.
         """
-        slots = self._state.slots
+        before = self._state
+        slots = before.slots
         self._lock = threading.Lock()
         self._state = PoolState(self.options, random.random)
         self._state.closed = self.closed
+        self._state.resize(before.min_size, before.max_size, self._clock())
         self._connect_error = None
         self._fill_since, self._fill_at = None, 0.0
         for slot in slots:
@@ -500,10 +537,6 @@ class ConnectionPool:
                 self.pooling.forget(slot.connection)
 
     # ##### Helpers #####
-
-    def _dispatch(self, now):
-        self._state.dispatch(now)
-        self._wake()
 
     def _wake(self):
         """With the lock held, wake the waiters that were served."""

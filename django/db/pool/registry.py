@@ -13,7 +13,6 @@ from collections.abc import MutableMapping
 
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
-from django.db.backends.base.pooling import snapshot
 
 from . import maintenance
 from .options import parse
@@ -61,6 +60,18 @@ class _Registration:
             self.alias not in connections
             or self.origin is not connections.settings[self.alias]
         )
+
+
+def snapshot(value):
+    """
+    Return a copy of a setting that stays the same when dictionaries, lists
+    and sets in it are changed in place.
+    """
+    if isinstance(value, dict):
+        return {key: snapshot(item) for key, item in value.items()}
+    if isinstance(value, (list, set)):
+        return type(value)(map(snapshot, value))
+    return value
 
 
 def identity_of(wrapper):

@@ -57,6 +57,15 @@ POOL_CLOSED = "pool closed"
 # A connection's own lifetime is up to this fraction shorter than max_lifetime.
 LIFETIME_JITTER = 0.25
 
+# After this many connects have failed in a row while no connection exists, the
+# pool stops asking the server for a pause, in seconds. It doubles with each
+# failure from the first to the longest, each up to a quarter shorter so that
+# the processes of a site don't come back all at once.
+FAILURES_BEFORE_PAUSE = 3
+FIRST_PAUSE = 0.05
+LONGEST_PAUSE = 1.0
+PAUSE_JITTER = 0.25
+
 # Weight of the newest sample in the moving average of the time that it takes
 # to open a connection.
 OPEN_TIME_WEIGHT = 0.25
@@ -104,8 +113,9 @@ class Slot:
 
 class Waiter:
     """
-    A place in the line. ``slot`` is set when it has been served; if the pool
-    was closed instead, ``slot`` stays None and ``served`` is true.
+    A place in the line. ``served`` becomes true when it has been left, with a
+    slot if there's one. There's none if the pool was closed, or if connecting
+    fails too often.
     """
 
     __slots__ = ("slot", "served", "since", "patient_until")
@@ -147,6 +157,10 @@ class PoolState:
         self.opening = 0
         self.closing = 0
         self.resetting = 0
+        # Connects that failed since the last success, and the time before
+        # which no other is tried because of them.
+        self.failures = 0
+        self.retry_at = -NEVER
         # Seconds that a connect took of late, None before the first.
         self.open_time = None
         # For the caller to empty, see the module's docstring.
@@ -256,9 +270,24 @@ class PoolState:
         self.dispatch(now)
 
     def failed(self, slot, now):
-        """Note that a connect failed. Its slot serves the next waiter."""
+        """
+        Note that a connect failed. Its slot serves the next waiter, except
+        during a pause: then whoever waits gets the error too.
+        """
         self.counters.open_failures += 1
+        self.failures += 1
+        doublings = self.failures - FAILURES_BEFORE_PAUSE
+        if doublings >= 0:
+            pause = min(FIRST_PAUSE * 2 ** min(doublings, 30), LONGEST_PAUSE)
+            self.retry_at = now + pause * (1.0 - PAUSE_JITTER * self.random())
         self._free(slot, now)
+
+    def is_pausing(self, now):
+        """
+        Return whether there's no connection, and none is opened for now
+        because too many connects have failed.
+        """
+        return now < self.retry_at and len(self.slots) == self.opening + self.closing
 
     def reserve(self, now):
         """
@@ -270,12 +299,15 @@ class PoolState:
             or len(self.slots) - self.closing >= self.min_size
             or len(self.slots) >= self.max_size
             or self.opening >= self.connecting
+            or now < self.retry_at
         ):
             return None
         return self._new_slot(now)
 
     def _note_opened(self, slot, connection, now):
         self.opening -= 1
+        self.failures = 0
+        self.retry_at = -NEVER
         slot.connection = connection
         if self.max_lifetime is not None:
             slot.expires_at = now + self.max_lifetime * (
@@ -327,6 +359,8 @@ class PoolState:
             self._put(slot, now)
         else:
             self._condemn(slot, DIRTY)
+            # It may have been what the line was patient for.
+            self.dispatch(now)
 
     def discard(self, slot, reason, now):
         """Take back a connection that nobody may use again, to be closed."""
@@ -343,6 +377,11 @@ class PoolState:
         slot.reused -= 1
         self._condemn(slot, DEAD)
 
+    def release_unused(self, slot, now):
+        """Take back a connection as if it hadn't been lent."""
+        slot.reused -= 1
+        self._put(slot, now)
+
     def closed_slot(self, slot, now):
         """Note that a connection was closed. Its slot serves the next."""
         self.closing -= 1
@@ -351,7 +390,12 @@ class PoolState:
     # ##### The pool as a whole #####
 
     def dispatch(self, now):
-        """Serve the line from its head for as long as that's possible."""
+        """
+        Serve the line from its head for as long as that's possible. Turn it
+        away if nobody can be served during a pause.
+        """
+        if self.is_pausing(now):
+            self._turn_away()
         while self.waiters:
             waiter = next(iter(self.waiters))
             if not self._may_open(waiter.patient_until, now):
@@ -405,10 +449,7 @@ class PoolState:
         self.closed = True
         while (slot := self._pop_idle()) is not None:
             self._condemn(slot, POOL_CLOSED)
-        while self.waiters:
-            waiter, _ = self.waiters.popitem(last=False)
-            waiter.served = True
-            self.to_wake.append(waiter)
+        self._turn_away()
 
     # ##### Helpers #####
 
@@ -429,6 +470,13 @@ class PoolState:
         Sleator, "Competitive snoopy caching", 1988).
         """
         return self.open_time or 0.0 if self.max_waiting else 0.0
+
+    def _turn_away(self):
+        """Wake all waiters without a slot."""
+        while self.waiters:
+            waiter, _ = self.waiters.popitem(last=False)
+            waiter.served = True
+            self.to_wake.append(waiter)
 
     def _pop_idle(self):
         try:
@@ -453,6 +501,7 @@ class PoolState:
             not self.closed
             and len(self.slots) < self.max_size
             and self.opening < self.connecting
+            and not self.is_pausing(now)
             and (
                 patient_until <= now
                 # There is nothing to be patient for.

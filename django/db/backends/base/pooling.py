@@ -30,18 +30,6 @@ except ImportError:
         return 0
 
 
-def snapshot(value):
-    """
-    Return a copy of a setting, or of a tuple of them, that stays the same when
-    dictionaries, lists and sets in it are changed in place.
-    """
-    if isinstance(value, dict):
-        return {key: snapshot(item) for key, item in value.items()}
-    if isinstance(value, (list, set, tuple)):
-        return type(value)(map(snapshot, value))
-    return value
-
-
 class Session:
     """
     What a pool keeps with each connection, from opening to closing.
@@ -118,7 +106,7 @@ class BaseDatabasePooling:
         return Session(
             self.attributes_set(wrapper, before),
             self.make_probe(wrapper.connection),
-            snapshot(self.read_driver_state(wrapper.connection)),
+            self.copy_driver_state(wrapper.connection),
             # The pool will have one more.
             count_references(wrapper.connection) + 1,
         )
@@ -277,10 +265,21 @@ class BaseDatabasePooling:
     def read_driver_state(self, connection):
         """
         Return what borrowers can change on the driver's side of a connection,
-        row factories for one, to be compared. It's read whenever a connection
-        is given back, so it must be cheap. None if there's nothing.
+        row factories for one, as a tuple to be compared. It's read whenever a
+        connection is given back, so it must be cheap. None for nothing.
         """
         return None
+
+    def copy_driver_state(self, connection):
+        """
+        Return what read_driver_state() does, safe from changes in place. What
+        its lists and dictionaries hold isn't copied: it's compared faster if
+        it's identical.
+        """
+        state = self.read_driver_state(connection)
+        if isinstance(state, tuple):
+            state = tuple(map(copy.copy, state))
+        return state
 
     def needs_reset(self, wrapper, session, traces):
         """

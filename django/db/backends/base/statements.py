@@ -17,9 +17,14 @@ ANYTHING = TRANSACTION | SESSION
 # as parameters aren't part of them.
 MAX_REMEMBERED = 4096
 
-# Blanks, comments and parentheses, then up to two words.
+# Blanks, comments and parentheses, then up to two words, of which the second
+# isn't the first part of a dotted name. Databases don't agree on where a
+# comment ends that holds a carriage return or another comment: there's no
+# first word then.
 BEGINNING = re.compile(
-    r"(?:\s|\(|--[^\n]*(?:\n|$)|/\*.*?\*/)*(\w+)?(?:\s+(\w+))?", re.DOTALL
+    r"(?:\s|\(|--[^\n\r]*(?:\r?\n|$)|/\*(?:(?!/\*).)*?\*/)*"
+    r"(\w+)?(?:\s+(\w+)\b(?!\s*\.))?",
+    re.DOTALL,
 )
 
 
@@ -59,8 +64,9 @@ class StatementJudge:
             # Perhaps more than one statement.
             return ANYTHING
         if first in self.WITHIN_TRANSACTION:
-            # Not remembered: the names of savepoints differ.
-            return NOTHING
+            # Not remembered: the names of savepoints differ. COMMIT AND CHAIN
+            # begins the next transaction.
+            return TRANSACTION if "CHAIN" in sql.upper() else NOTHING
         if first in self.BEGIN:
             return TRANSACTION
         if first not in self.harmless and second not in self.harmless_pairs.get(

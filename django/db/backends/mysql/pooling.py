@@ -10,8 +10,9 @@ class DatabasePooling(BaseDatabasePooling):
     wrapper_attributes = ("isolation_level",)
     statement_judge = StatementJudge(
         ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "SHOW"],
-        # User variables, and locks that belong to the session.
-        suspicious=r"@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b",
+        # User variables, locks that belong to the session, and comments that
+        # the server executes.
+        suspicious=(r"(?<!@)@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b|/\*M?!"),
     )
 
     def get_fileno(self, connection):
@@ -34,8 +35,15 @@ class DatabasePooling(BaseDatabasePooling):
             and super().make_clean(wrapper, borrower)
         )
 
+    def read_driver_state(self, connection):
+        return connection.get_autocommit(), connection.cursorclass, connection.encoding
+
     def reset(self, wrapper, session):
         connection = wrapper.connection
+        _, connection.cursorclass, encoding = session.driver_state
+        if connection.encoding != encoding:
+            # The driver would go on to use its character set.
+            return False
         params = wrapper.get_connection_params()
         try:
             # The server drops all of the session's state, in one round trip.

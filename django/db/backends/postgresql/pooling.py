@@ -41,12 +41,12 @@ class DatabasePooling(BaseDatabasePooling):
     wrapper_attributes = ("isolation_level",)
     statement_judge = StatementJudge(
         ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "SHOW", "VALUES"],
-        # Functions that change the session, and SELECT INTO, which may create
-        # a temporary table. The locks of pg_advisory_xact_lock() end with the
-        # transaction.
+        # Functions that change the session, the view that does so when it's
+        # updated, and SELECT INTO, which may create a temporary table. The
+        # locks of pg_advisory_xact_lock() end with the transaction.
         suspicious=(
-            r"\bset_config\b|\bpg_(?:try_)?advisory_(?!xact)|\b(?:next|set)val\b|"
-            r"\bdblink|^\W*(?:select|with)\b.*\binto\b"
+            r"\bset_config\b|\bpg_settings\b|\bpg_(?:try_)?advisory_(?!xact)|"
+            r"\b(?:next|set)val\b|\bdblink|^(?![\s(]*insert\b)(?s:.*)\binto\b"
         ),
         harmless_pairs={"SET": ["LOCAL", "TRANSACTION", "CONSTRAINTS"]},
     )
@@ -64,13 +64,13 @@ class DatabasePooling(BaseDatabasePooling):
             "prepared_max": "_prepared.prepared_max",
             "row_factory": "row_factory",
             "cursor_factory": "cursor_factory",
+            "autocommit": "_autocommit",
         }
         # Whoever changes these can't be undone. Registering an adapter
         # replaces a mapping, see make_probe().
         driver_registries = [
             "_notice_handlers",
             "_notify_handlers",
-            "_adapters._dumpers",
             "_adapters._loaders",
         ]
 
@@ -97,8 +97,10 @@ class DatabasePooling(BaseDatabasePooling):
             "readonly": "readonly",
             "deferrable": "deferrable",
             "cursor_factory": "cursor_factory",
+            "autocommit": "autocommit",
         }
-        driver_registries = ["string_types", "binary_types"]
+        # The driver believes in the encoding that it has set itself.
+        driver_registries = ["string_types", "binary_types", "encoding"]
 
         def in_transaction(self, connection):
             return connection.get_transaction_status() != 0
@@ -112,8 +114,17 @@ class DatabasePooling(BaseDatabasePooling):
 
     _read_driver_state = attrgetter(*driver_attributes.values(), *driver_registries)
 
-    def read_driver_state(self, connection):
-        return self._read_driver_state(connection)
+    if is_psycopg3:
+
+        def read_driver_state(self, connection):
+            # The keys of this dictionary are slow to compare.
+            dumpers = [*connection._adapters._dumpers.values()]
+            return *self._read_driver_state(connection), dumpers
+
+    else:
+
+        def read_driver_state(self, connection):
+            return self._read_driver_state(connection)
 
     def reset(self, wrapper, session):
         connection = wrapper.connection

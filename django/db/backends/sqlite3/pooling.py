@@ -64,7 +64,11 @@ class DatabasePooling(BaseDatabasePooling):
         self.kept.append(connection)
 
     def read_driver_state(self, connection):
-        return connection.row_factory, connection.text_factory
+        return (
+            connection.row_factory,
+            connection.text_factory,
+            connection.isolation_level,
+        )
 
     # To open a file anew costs less than to undo what can be done to a
     # connection. So there's no reset(): it's closed.
