@@ -114,7 +114,9 @@ class Borrower:
             # First, so that there's no more than max_size at any time.
             if connection is not None:
                 self.pool.pooling.close_quietly(connection)
-            self.pool.failed(lease, e)
+            self.pool.failed(
+                lease, e if self.pool.pooling.is_connect_error(e) else None
+            )
             raise
         self.pool.opened(lease, wrapper.connection, session)
         self.lease = lease

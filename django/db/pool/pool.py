@@ -194,14 +194,15 @@ class ConnectionPool:
         maintenance.wake()
 
     def failed(self, lease, error):
-        """Give back a permit because connecting failed with an exception."""
+        """
+        Give back a permit because connecting failed with an exception. None
+        if it didn't fail on the server's account: the pool draws no
+        conclusions then.
+        """
         with self._lock:
             if (slot := self._end(lease, OPENING)) is None:
                 return
-            # First, for those whom this wakes.
-            self._connect_error = _without_frames(error)
-            self._state.failed(slot, self._clock())
-            self._wake()
+            self._note_failure(slot, error)
 
     # ##### Giving back #####
 
@@ -280,21 +281,43 @@ class ConnectionPool:
         when one was found dead: after a restart of the server all are.
         """
         state = self._state
-        alive = []
-        while (slot := state.take(self._clock())) is not None:
-            probe = slot.session.probe
-            if probe is None or not probe():
-                alive.append(slot)
-                continue
+        now = self._clock()
+        taken = []
+        dead = set()
+        try:
+            while (slot := state.take(now)) is not None:
+                taken.append(slot)
+            dead.update(slot for slot in taken if self._is_in_doubt(slot))
+        finally:
+            if self.options.order == "lifo":
+                # The first taken was the next to be lent.
+                taken.reverse()
             with self._lock:
-                state.discard_unused(slot)
-        with self._lock:
-            now = self._clock()
-            # The first taken was the next to be lent.
-            for slot in reversed(alive):
-                state.release_unused(slot, now)
-            self._wake()
-        self.close_condemned()
+                for slot in taken:
+                    if slot in dead:
+                        state.discard_unused(slot)
+                    else:
+                        state.release_unused(slot, now)
+                self._wake()
+            self.close_condemned()
+
+    def _is_in_doubt(self, slot):
+        try:
+            return (probe := slot.session.probe) is not None and probe()
+        except Exception:
+            # Its descriptor is closed, for one.
+            return True
+
+    def _note_failure(self, slot, error):
+        """With the lock held, free the slot of a connect that failed."""
+        now = self._clock()
+        if error is None:
+            self._state.withdraw(slot, now)
+        else:
+            # First, for those whom this wakes.
+            self._connect_error = _without_frames(error)
+            self._state.failed(slot, now)
+        self._wake()
 
     def _end(self, lease, status):
         """With the lock held, end a lease. Return its slot, if it had one."""
@@ -326,7 +349,7 @@ class ConnectionPool:
                 # cursor of it is still held somewhere.
                 self._state.discard(slot, ABANDONED, self._clock())
             elif slot.status is OPENING:
-                self._state.failed(slot, self._clock())
+                self._state.withdraw(slot, self._clock())
                 self._wake()
         self.close_condemned()
 
@@ -481,10 +504,9 @@ class ConnectionPool:
             try:
                 connection, session = self.pooling.open(self.timeout)
             except BaseException as e:
+                failed = self.pooling.is_connect_error(e)
                 with self._lock:
-                    self._connect_error = _without_frames(e)
-                    self._state.failed(slot, self._clock())
-                    self._wake()
+                    self._note_failure(slot, e if failed else None)
                 if not isinstance(e, Exception):
                     raise
                 return self._back_off(e)

@@ -282,6 +282,10 @@ class PoolState:
             self.retry_at = now + pause * (1.0 - PAUSE_JITTER * self.random())
         self._free(slot, now)
 
+    def withdraw(self, slot, now):
+        """Take back a permit that wasn't used. Its slot serves the next."""
+        self._free(slot, now)
+
     def is_pausing(self, now):
         """
         Return whether there's no connection, and none is opened for now
@@ -380,7 +384,12 @@ class PoolState:
     def release_unused(self, slot, now):
         """Take back a connection as if it hadn't been lent."""
         slot.reused -= 1
-        self._put(slot, now)
+        if self.waiters or self._reason_not_to_keep(slot, now):
+            self._put(slot, now)
+        else:
+            # It has been idle all the time.
+            slot.status = IDLE
+            self.idle.append(slot)
 
     def closed_slot(self, slot, now):
         """Note that a connection was closed. Its slot serves the next."""

@@ -10,16 +10,22 @@ PATIENCE = 10
 
 
 class Clock:
-    """A clock that stands still unless it's told to go on."""
+    """A clock that stands still, unless it's told to advance or to run."""
 
     def __init__(self, now=1000.0):
         self.now = now
+        self.running_since = None
 
     def __call__(self):
-        return self.now
+        if self.running_since is None:
+            return self.now
+        return self.now + time.monotonic() - self.running_since
 
     def advance(self, seconds):
         self.now += seconds
+
+    def run(self):
+        self.running_since = time.monotonic()
 
 
 class Violation(AssertionError):
@@ -102,6 +108,9 @@ class Pooling:
 
     def open(self, timeout):
         return self.server.connect(), None
+
+    def is_connect_error(self, error):
+        return isinstance(error, Exception)
 
     def close(self, connection):
         connection.close()

@@ -298,9 +298,7 @@ class SystemCheckTests(SimpleTestCase):
         with (
             mock.patch.object(type(wrapper.validation), "check", return_value=[]),
             mock.patch.object(wrapper, "connect", side_effect=AssertionError),
-            mock.patch(
-                "django.core.checks.database.connections", {"default": wrapper}
-            ),
+            mock.patch("django.core.checks.database.connections", {"default": wrapper}),
         ):
             return check_database_backends(databases=["default"])
 

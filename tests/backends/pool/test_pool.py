@@ -11,6 +11,7 @@ import sys
 import threading
 import unittest
 import weakref
+from types import SimpleNamespace
 from unittest import mock
 
 from django.db import InterfaceError, OperationalError
@@ -97,6 +98,8 @@ class PoolTestCase(SimpleTestCase):
     def assertNothingLost(self, pool, size):
         """As many connections can be had as ever, and no more."""
         self.assertPool(pool, in_use=0, connecting=0, waiting=0)
+        if isinstance(pool._clock, Clock):
+            pool._clock.run()
         leases = [borrow(pool, timeout=1) for _ in range(size)]
         connections = {lease.connection for lease in leases}
         self.assertEqual(len(connections), size)
@@ -254,7 +257,7 @@ class LineTests(PoolTestCase):
 
     def test_growing_wakes_waiters(self):
         pool = make_pool(max_size=1, connecting=5)
-        borrow(pool)
+        self.held = borrow(pool)
         calls = [Call(pool.acquire) for _ in range(2)]
         wait_for_line(pool, 2)
         pool.resize(max_size=3)
@@ -296,9 +299,31 @@ class LineTests(PoolTestCase):
         pool.release(call.result())
         self.assertPool(pool, refused=1, timeouts=0)
 
+    def test_failing_server_gives_its_error_to_those_who_wait(self):
+        pool = make_pool(max_size=1, clock=Clock())
+        attempts = []
+
+        def attempt(permit=None):
+            permit = permit or pool.acquire()
+            attempts.append(permit)
+            pool.failed(permit, OSError("refused"))
+            raise OSError("refused")
+
+        permit = pool.acquire()
+        calls = [Call(attempt) for _ in range(8)]
+        wait_for_line(pool, 8)
+        for call in [Call(attempt, permit), *calls]:
+            with self.assertRaisesMessage(OSError, "refused"):
+                call.result()
+        self.assertLess(len(attempts), 8)
+        self.assertPool(pool, size=0, waiting=0, open_failures=len(attempts))
+        # And to those who come during the pause.
+        with self.assertRaisesMessage(OSError, "refused"):
+            pool.acquire()
+
     def test_nobody_may_wait(self):
         pool = make_pool(max_size=1, max_waiting=0)
-        borrow(pool)
+        self.held = borrow(pool)
         with self.assertRaises(PoolFull):
             pool.acquire()
 
@@ -319,7 +344,7 @@ class DeadlineTests(PoolTestCase):
     def test_waiting_ends_at_the_deadline(self):
         clock = Clock()
         pool = make_pool(max_size=1, clock=clock, timeout=30)
-        borrow(pool)
+        self.held = borrow(pool)
         once_in_line(pool, lambda: clock.advance(30))
         with mock.patch("threading.TIMEOUT_MAX", BRIEF):
             with self.assertRaises(PoolTimeout):
@@ -714,23 +739,26 @@ class InterruptedWaitTests(PoolTestCase):
         Interrupt a waiter before a line of its wait is executed. Return
         whether it has that many.
         """
+        pool = make_pool(max_size=1)
         abandoned = []
         self.enterContext(
-            mock.patch.object(
-                maintenance, "put", lambda pool, slot: abandoned.append(slot)
-            )
+            mock.patch.object(ConnectionPool, "abandon", lambda pool, slot: None)
         )
-        pool = make_pool(max_size=1)
+        pool.abandon = abandoned.append
         lease = borrow(pool)
         once_in_line(pool, lambda: end(pool, lease))
-        code = ConnectionPool._wait.__code__
+        codes = [
+            function.__code__
+            for function in (ConnectionPool._acquire_or_wait, ConnectionPool._wait)
+        ]
         count = itertools.count()
 
         def on_call(frame, event, arg):
-            return on_line if frame.f_code is code else None
+            return on_line if frame.f_code in codes else None
 
         def on_line(frame, event, arg):
-            line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+            filename = frame.f_code.co_filename
+            line = linecache.getline(filename, frame.f_lineno).strip()
             # Python takes no signal between entering a context and its body.
             if event == "line" and not line.startswith("with "):
                 if next(count) == number:
@@ -765,7 +793,7 @@ class InterruptedWaitTests(PoolTestCase):
         if taken is not None:
             self.assertIs(taken.connection.closed, False)
             self.assertIs(pool.release(taken), True)
-        elif not stats.waiting:
+        elif lease.slot is None:
             self.assertEqual(len(abandoned), 1)
         if lease.slot is not None:
             end(pool, lease)
@@ -912,6 +940,58 @@ class GivingBackTests(PoolTestCase):
                     pool.release(permit)
                 del permit
                 put.assert_not_called()
+
+
+class IdleTestedTests(PoolTestCase):
+    """discard_dead()"""
+
+    def warm(self, pool, *probes):
+        leases = []
+        for probe in probes:
+            leases.append(lease := pool.acquire())
+            session = SimpleNamespace(probe=probe)
+            pool.opened(lease, pool.pooling.server.connect(), session)
+        for lease in leases:
+            pool.release(lease)
+
+    def test_those_in_doubt_are_closed(self):
+        pool = make_pool()
+        self.warm(pool, None, lambda: [], lambda: [1], lambda: [1])
+        pool.discard_dead()
+        self.assertPool(pool, size=2, idle=2, reused=0)
+        self.assertEqual(pool.stats().closed, {"dead": 2})
+
+    def test_order_is_kept(self):
+        for order, expected in (("lifo", [3, 2, 1]), ("fifo", [1, 2, 3])):
+            with self.subTest(order):
+                pool = make_pool(order=order)
+                self.warm(pool, None, None, None)
+                pool.discard_dead()
+                leases = [pool.acquire() for _ in range(3)]
+                numbers = [lease.connection.number for lease in leases]
+                self.assertEqual(numbers, expected)
+
+    def test_being_tested_is_no_use(self):
+        clock = Clock()
+        pool = make_pool(clock=clock, max_idle=10)
+        self.warm(pool, None)
+        clock.advance(9)
+        pool.discard_dead()
+        clock.advance(9)
+        pool.maintain()
+        self.assertPool(pool, size=0)
+
+    def test_failing_probe_loses_nothing(self):
+        for error in (OSError("bad descriptor"), Interrupt()):
+            with self.subTest(error):
+                pool = make_pool(max_size=3)
+                probe = mock.Mock(side_effect=error)
+                self.warm(pool, None, probe, None)
+                try:
+                    pool.discard_dead()
+                except (OSError, Interrupt):
+                    pass
+                self.assertNothingLost(pool, 3)
 
 
 class CloseTests(PoolTestCase):
@@ -1101,6 +1181,7 @@ class MaintenanceTests(PoolTestCase):
         self.assertLess(pauses[0], 1.1)
         self.assertGreater(pauses[-1], 10)
         # A borrower that succeeds brings it back.
+        clock.advance(10)
         pool.pooling.open = Pooling(pool.pooling.server).open
         lease = borrow(pool)
         pool.resize(min_size=2)

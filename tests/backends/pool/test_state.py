@@ -21,6 +21,7 @@ from django.db.pool.state import (
     NEVER,
     OPENING,
     POOL_CLOSED,
+    RESETTING,
     SHRUNK,
     UNUSED,
     PoolState,
@@ -456,7 +457,9 @@ class LifeTests(SimpleTestCase):
     def test_reserve_asks_for_min_size(self):
         state = make_state(min_size=2, connecting=5)
         slots = [state.reserve(0.0) for _ in range(3)]
-        self.assertEqual([slot and slot.status for slot in slots], [OPENING] * 2 + [None])
+        self.assertEqual(
+            [slot and slot.status for slot in slots], [OPENING] * 2 + [None]
+        )
 
     def test_reserve_leaves_it_to_those_who_wait(self):
         state = make_state(min_size=2, max_size=2, connecting=1)
@@ -477,6 +480,104 @@ class LifeTests(SimpleTestCase):
         state = make_state(min_size=1)
         state.supplied(slot := state.reserve(0.0), object(), 1.0)
         self.assertEqual((list(state.idle), slot.status), ([slot], IDLE))
+
+
+class ResettingTests(SimpleTestCase):
+    def test_connection_being_reset_counts_and_serves_nobody(self):
+        state = make_state(max_size=1)
+        state.start_reset(slot := borrow(state), 0.0)
+        self.assertEqual((slot.status, state.resetting), (RESETTING, 1))
+        self.assertIsNone(state.take(0.0))
+        self.assertIsNone(state.acquire(0.0))
+
+    def test_reset_connection_serves_the_next(self):
+        state = make_state(max_size=1)
+        state.start_reset(slot := borrow(state), 0.0)
+        (waiter,) = queue(state)
+        state.end_reset(slot, True, 1.0)
+        self.assertIs(waiter.slot, slot)
+        self.assertEqual(state.resetting, 0)
+
+    def test_slot_of_a_failed_reset_serves_the_next(self):
+        state = make_state(max_size=1)
+        state.start_reset(slot := borrow(state), 0.0)
+        (waiter,) = queue(state)
+        state.end_reset(slot, False, 1.0)
+        self.assertEqual(finish_closing(state, 1.0), ["not reset"])
+        self.assertEqual(waiter.slot.status, OPENING)
+
+    def test_reset_connection_of_a_closed_pool_is_closed(self):
+        state = make_state()
+        state.start_reset(slot := borrow(state), 0.0)
+        state.close()
+        state.end_reset(slot, True, 1.0)
+        self.assertEqual(finish_closing(state), [POOL_CLOSED])
+
+
+class PauseTests(SimpleTestCase):
+    """A server that fails again and again isn't asked all the time."""
+
+    def make_state(self, **options):
+        """Return a state that pauses at 0.0, until ``retry_at``."""
+        state = make_state(**options)
+        while not state.is_pausing(0.0):
+            self.assertLess(state.failures, 10)
+            state.failed(state.acquire(0.0), 0.0)
+        return state
+
+    def test_no_connect_is_tried_during_a_pause(self):
+        state = self.make_state()
+        self.assertIsNone(state.acquire(0.0))
+        self.assertIsNone(state.reserve(0.0))
+        self.assertEqual(state.acquire(state.retry_at).status, OPENING)
+
+    def test_those_who_wait_are_turned_away(self):
+        state = make_state(max_size=1)
+        permit = state.acquire(0.0)
+        state.failures = 10
+        waiters = queue(state, 3)
+        state.failed(permit, 0.0)
+        self.assertEqual(state.to_wake, waiters)
+        self.assertEqual([(w.served, w.slot) for w in waiters], [(True, None)] * 3)
+
+    def test_pauses_grow_up_to_a_limit(self):
+        state = self.make_state()
+        now, pauses = 0.0, [state.retry_at]
+        for _ in range(10):
+            now = state.retry_at
+            state.failed(state.acquire(now), now)
+            pauses.append(state.retry_at - now)
+        self.assertEqual(pauses, sorted(pauses))
+        self.assertLess(pauses[0], 0.1)
+        self.assertAlmostEqual(pauses[-1], 1.0)
+
+    def test_success_ends_the_pause(self):
+        state = self.make_state()
+        state.opened(state.acquire(state.retry_at), object(), state.retry_at)
+        self.assertIs(state.is_pausing(0.0), False)
+        self.assertEqual(state.failures, 0)
+
+    def test_there_is_no_pause_while_there_is_a_connection(self):
+        """Who waits for it could wait long, and nobody would wake them."""
+        state = make_state(max_size=2)
+        borrow(state)
+        state.failures = 10
+        permit = state.acquire(0.0)
+        (waiter,) = queue(state)
+        state.failed(permit, 0.0)
+        self.assertIs(state.is_pausing(0.0), False)
+        self.assertEqual(waiter.slot.status, OPENING)
+
+    def test_those_who_wait_for_the_last_connection_are_turned_away_with_it(self):
+        state = make_state(max_size=2)
+        slot = borrow(state)
+        state.failures = 10
+        state.failed(state.acquire(0.0), 0.0)
+        state.open_time = 60.0
+        (waiter,) = queue(state)
+        self.assertIs(waiter.served, False)
+        state.discard(slot, BROKEN, 0.0)
+        self.assertEqual((waiter.served, waiter.slot), (True, None))
 
 
 class WholePoolTests(SimpleTestCase):
@@ -562,7 +663,6 @@ class WholePoolTests(SimpleTestCase):
         state.leave(waiter, 0.0)
         self.assertEqual(finish_closing(state), [POOL_CLOSED])
 
-
     def test_connection_that_take_puts_back_after_draining_is_not_served(self):
         for end, reason in (
             (lambda state: state.condemn_generation(DRAINED, 99.0), DRAINED),
@@ -632,8 +732,9 @@ class Model:
         self.permits = []
         self.supplies = []
         self.leases = []
+        self.resetting = []
         self.closing = []
-        # In line; served but not awake yet; woken by close().
+        # In line; served but not awake yet; woken without a connection.
         self.line = []
         self.served = []
         self.turned_away = []
@@ -667,7 +768,7 @@ class Model:
                 "a permit for somebody who can't use it",
             )
             self.receive(slot)
-        elif may_wait and not state.closed:
+        elif may_wait and not state.closed and not state.is_pausing(self.now):
             waiter = Waiter()
             if state.wait(waiter, self.now):
                 self.line.append(waiter)
@@ -753,6 +854,28 @@ class Model:
         self.expected["uses"] += 1
         self.check()
 
+    def start_reset(self, slot):
+        self.leases.remove(slot)
+        self.resetting.append(slot)
+        self.state.start_reset(slot, self.now)
+        self.expected["uses"] += 1
+        self.check()
+
+    def end_reset(self, slot, succeeded=True):
+        self.resetting.remove(slot)
+        self.state.end_reset(slot, succeeded, self.now)
+        self.check()
+
+    def look_at_idle(self, fine):
+        """Take an idle connection, look at it, and put it back or close it."""
+        if (slot := self.state.take(self.now)) is None:
+            return
+        if fine:
+            self.state.release_unused(slot, self.now)
+        else:
+            self.state.discard_unused(slot)
+        self.check()
+
     def finish_closing(self, slot):
         self.closing.remove(slot)
         self.state.closed_slot(slot, self.now)
@@ -802,6 +925,11 @@ class Model:
             if waiter in self.turned_away:
                 self.expect(waiter.slot is None, "served by a closed pool")
                 continue
+            if waiter.slot is None:
+                self.expect(self.state.is_pausing(self.now), "woken with nothing")
+                self.line.remove(waiter)
+                self.turned_away.append(waiter)
+                continue
             self.expect(waiter is self.line[0], "served out of order")
             self.served.append(self.line.pop(0))
         self.state.to_wake.clear()
@@ -816,6 +944,7 @@ class Model:
             *self.permits,
             *self.supplies,
             *self.leases,
+            *self.resetting,
             *self.closing,
             *pending,
             *state.idle,
@@ -827,6 +956,7 @@ class Model:
         for status, slots in (
             (OPENING, [*self.permits, *self.supplies]),
             (LEASED, self.leases),
+            (RESETTING, self.resetting),
             (CLOSING, self.closing),
             (IDLE, state.idle),
         ):
@@ -835,6 +965,7 @@ class Model:
         opening = sum(slot.status == OPENING for slot in places)
         expect(state.opening == opening, "connects are miscounted")
         expect(state.closing == len(self.closing), "closes are miscounted")
+        expect(state.resetting == len(self.resetting), "resets are miscounted")
         # No more than allowed.
         size = len(state.slots)
         expect(
@@ -850,6 +981,9 @@ class Model:
         expect(not (state.closed and state.idle), "idle in a closed pool")
         if self.line:
             expect(not state.idle, "somebody waits while a connection is idle")
+            expect(
+                not state.is_pausing(self.now), "somebody waits for a server that fails"
+            )
             may_open = size < state.max_size and opening < state.connecting
             patient = self.line[0].patient_until > self.now
             expect(
@@ -867,7 +1001,7 @@ class Model:
         expect(sum(counters.use_buckets) == expected["uses"], "use")
         expect(sum(counters.wait_buckets) == expected["waits"], "wait")
         expect(sum(counters.open_buckets) == expected["opened"], "open")
-        alive = sum(slot.status in (IDLE, LEASED) for slot in places)
+        alive = sum(slot.status in (IDLE, LEASED, RESETTING) for slot in places)
         expect(
             counters.opened == sum(counters.closed.values()) + alive,
             "a connection was neither kept nor closed",
@@ -882,6 +1016,8 @@ class Model:
                 self.opened(self.permits[0])
             elif self.supplies:
                 self.supplied(self.supplies[0])
+            elif self.resetting:
+                self.end_reset(self.resetting[0])
             elif self.closing:
                 self.finish_closing(self.closing[0])
             elif self.served:
@@ -1014,6 +1150,27 @@ if HAS_HYPOTHESIS:
         def discard(self, nth):
             self.model.discard(self.pick("leases", nth))
 
+        @having("leases")
+        @rule(nth=nth)
+        def start_reset(self, nth):
+            self.model.start_reset(self.pick("leases", nth))
+
+        @having("resetting")
+        @rule(nth=nth, succeeded=st.booleans())
+        def end_reset(self, nth, succeeded):
+            self.model.end_reset(self.pick("resetting", nth), succeeded)
+
+        @ready
+        @rule(fine=st.booleans())
+        def look_at_idle(self, fine):
+            self.model.look_at_idle(fine)
+
+        @having("permits")
+        @rule()
+        def fail_all(self):
+            while self.model.permits:
+                self.model.failed(self.model.permits[0])
+
         @having("closing")
         @rule(nth=nth)
         def finish_closing(self, nth):
@@ -1036,7 +1193,7 @@ if HAS_HYPOTHESIS:
 
         @having("turned_away")
         @rule(nth=nth)
-        def leave_the_closed_pool(self, nth):
+        def leave_empty_handed(self, nth):
             self.model.leave(self.pick("turned_away", nth))
 
         @ready
@@ -1080,7 +1237,7 @@ if HAS_HYPOTHESIS:
 
     class RandomHistoryTests(SimpleTestCase, PoolMachine.TestCase):
         settings = settings(
-            max_examples=2000,
+            max_examples=1000,
             stateful_step_count=40,
             deadline=None,
             derandomize=True,
@@ -1102,8 +1259,8 @@ class LongHistoryTests(SimpleTestCase):
     but it needs nothing installed and gets further.
     """
 
-    HISTORIES = 4000
-    STEPS = 80
+    HISTORIES = 3000
+    STEPS = 60
 
     def make_model(self, rng):
         min_size = rng.choice([0, 0, 1, 2])
@@ -1127,6 +1284,7 @@ class LongHistoryTests(SimpleTestCase):
             (2, model.reserve),
             (6, lambda: model.advance(rng.choice([0.0, 0.01, 0.5, 1.0, 5.0]))),
             (2, model.sweep),
+            (1, lambda: model.look_at_idle(rng.random() < 0.5)),
             (0.5, model.drain),
             (0.5, lambda: model.resize(rng.randrange(2), rng.randrange(1, 5))),
             (0.1, model.close),
@@ -1134,7 +1292,17 @@ class LongHistoryTests(SimpleTestCase):
         for place, *actions in (
             ("permits", (6, model.opened), (2, model.failed)),
             ("supplies", (3, model.supplied), (1, model.failed)),
-            ("leases", (8, model.release), (2, model.discard)),
+            (
+                "leases",
+                (8, model.release),
+                (2, model.discard),
+                (2, model.start_reset),
+            ),
+            (
+                "resetting",
+                (3, model.end_reset),
+                (1, lambda slot: model.end_reset(slot, False)),
+            ),
             ("closing", (5, model.finish_closing)),
             ("served", (5, model.wake_up), (1, model.leave)),
             ("line", (1, model.leave)),

@@ -2,9 +2,14 @@
 
 import copy
 import os
+import pickle
 import select
+import subprocess
+import sys
 import tempfile
+import textwrap
 import threading
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -15,6 +20,51 @@ ALIAS = "pooled"
 
 # How long a test waits for what happens in a moment.
 SOON = 10
+
+
+# Guarded because a process started by multiprocessing may import it.
+SCRIPT = """\
+import pickle
+import sys
+
+sys.path[:] = {paths!r}
+if {driver!r} == "psycopg2":
+    sys.modules["psycopg"] = None
+elif {driver!r} == "pymysql":
+    import pymysql
+
+    pymysql.version_info = max(pymysql.version_info, (2, 2, 1, "final", 0))
+    pymysql.install_as_MySQLdb()
+
+import django
+from django.conf import settings
+
+settings.configure(DATABASES=pickle.loads({databases!r}), USE_TZ=False)
+django.setup()
+
+from django.db import connection, connections, transaction
+
+
+def query(sql, params=None, wrapper=connection):
+    with wrapper.cursor() as cursor:
+        cursor.execute(sql, params)
+        return cursor.fetchone()
+
+
+def session_id(wrapper=connection):
+    if connection.vendor == "sqlite":
+        return 0
+    return query(
+        "SELECT CONNECTION_ID()"
+        if connection.vendor == "mysql"
+        else "SELECT pg_backend_pid()",
+        wrapper=wrapper,
+    )[0]
+
+
+if __name__ == "__main__":
+{body}
+"""
 
 
 def run_in_thread(function, *args):
@@ -45,6 +95,15 @@ def unpooled_settings():
     settings_dict["CONN_MAX_AGE"] = 0
     settings_dict["CONN_HEALTH_CHECKS"] = False
     return settings_dict
+
+
+def wait_until(condition):
+    """Wait for what another thread or process is about to do."""
+    deadline = time.monotonic() + SOON
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError("It didn't happen.")
+        time.sleep(0)
 
 
 class FakeClock:
@@ -117,7 +176,7 @@ class PooledTestCase(SimpleTestCase):
 
     def unpooled(self):
         """Return a wrapper of the same database without a pool."""
-        return self.copy(POOL=None)
+        return self.copy(POOL=None, AUTOCOMMIT=True)
 
     def slot(self, wrapper=None):
         """
@@ -149,6 +208,11 @@ class PooledTestCase(SimpleTestCase):
         if self.table is not None:
             wrapper = self.wrapper.copy()
             wrapper.settings_dict["POOL"] = None
+            # A transaction that a failed test left open mustn't hang this.
+            if connection.vendor == "postgresql":
+                self.query(f"SET lock_timeout = '{SOON}s'", wrapper=wrapper)
+            elif connection.vendor == "mysql":
+                self.query(f"SET lock_wait_timeout = {SOON}", wrapper=wrapper)
             self.query(f"DROP TABLE {self.table}", wrapper=wrapper)
             wrapper.close()
 
@@ -165,6 +229,44 @@ class PooledTestCase(SimpleTestCase):
 
     def stats(self):
         return self.wrapper.pool.stats()
+
+    # ##### Other processes #####
+
+    def start_script(self, body, *options):
+        """
+        Start a process that runs some code, on Django with the pooled
+        database as its default.
+        """
+        script = SCRIPT.format(
+            paths=sys.path,
+            driver=self.wrapper.Database.__name__,
+            databases=pickle.dumps({"default": self.settings_dict}),
+            body=textwrap.indent(textwrap.dedent(body).strip(), "    "),
+        )
+        directory = self.enterContext(tempfile.TemporaryDirectory())
+        path = Path(directory, "script.py")
+        path.write_text(script)
+        process = subprocess.Popen(
+            [sys.executable, *options, str(path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        # However the test ends.
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        return process
+
+    def run_script(self, body, *options, returncode=0, stderr=""):
+        """Run some code as start_script() does. Return its output's lines."""
+        process = self.start_script(body, *options)
+        out, err = process.communicate(timeout=6 * SOON)
+        if stderr is not None:
+            self.assertEqual(err, stderr)
+        self.assertEqual(process.returncode, returncode, err)
+        self.stderr = err
+        return out.splitlines()
 
     # ##### Servers #####
 

@@ -127,6 +127,14 @@ class BaseDatabasePooling:
             connection, wrapper.connection = wrapper.connection, None
         return connection, session
 
+    def is_connect_error(self, error):
+        """
+        Return whether an exception met on opening a connection is the
+        server's or the driver's, and not one that came by chance, such as
+        KeyboardInterrupt.
+        """
+        return isinstance(error, self.wrapper_class.Database.Error)
+
     def limit_connect_time(self, conn_params, timeout):
         """Have the driver give up connecting after a timeout in seconds."""
         if (name := self.connect_timeout_param) is None:
@@ -230,6 +238,10 @@ class BaseDatabasePooling:
         """
         return None
 
+    def rollback(self, connection):
+        """Roll back an open transaction, whoever began it."""
+        connection.rollback()
+
     def is_held(self, wrapper, session):
         """
         Return whether somebody else holds on to a wrapper's connection: the
@@ -253,7 +265,7 @@ class BaseDatabasePooling:
                 return False
             in_transaction = borrower.traces & TRANSACTION or not wrapper.autocommit
         if in_transaction:
-            connection.rollback()
+            self.rollback(connection)
         if wrapper.errors_occurred and not wrapper.is_usable():
             return False
         if wrapper.autocommit is not borrower.autocommit:
@@ -382,9 +394,6 @@ class BaseDatabasePooling:
 
     # ##### After a fork, in the child #####
 
-    # Connections of the parent process that mustn't even be destructed here.
-    kept = []
-
     def forget(self, connection):
         """
         Let go of a connection of the parent process without a word to the
@@ -395,7 +404,7 @@ class BaseDatabasePooling:
         """
         fileno = self.get_fileno(connection)
         if fileno is None:
-            self.kept.append(connection)
+            self.keep_forever(connection)
             return
         null = os.open(os.devnull, os.O_RDWR)
         try:
@@ -403,3 +412,18 @@ class BaseDatabasePooling:
         finally:
             os.close(null)
         self.close_quietly(connection)
+
+    def keep_forever(self, connection):
+        """
+        See to it that a connection of the parent process isn't destructed in
+        this one, not even when the process ends: destructors close.
+        """
+        self.kept.append(connection)
+        try:
+            from ctypes import py_object, pythonapi
+        except ImportError:
+            return
+        # A reference that's never given back, unlike the list's.
+        pythonapi.Py_IncRef(py_object(connection))
+
+    kept = []

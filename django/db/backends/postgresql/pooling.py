@@ -105,6 +105,13 @@ class DatabasePooling(BaseDatabasePooling):
         def in_transaction(self, connection):
             return connection.get_transaction_status() != 0
 
+        def rollback(self, connection):
+            connection.rollback()
+            if self.in_transaction(connection):
+                # In autocommit mode, psycopg2 doesn't know of a transaction
+                # that SQL has begun.
+                self.execute(connection, "ROLLBACK")
+
         def prepares_statements(self, connection):
             return False
 

@@ -61,7 +61,7 @@ class DatabasePooling(BaseDatabasePooling):
         # "Do not open an SQLite database connection, then fork(), then try to
         # use that database connection in the child process": not even to
         # close it. https://www.sqlite.org/howtocorrupt.html
-        self.kept.append(connection)
+        self.keep_forever(connection)
 
     def read_driver_state(self, connection):
         return (

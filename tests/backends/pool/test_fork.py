@@ -1,0 +1,329 @@
+"""Processes that are forked while the parent has connections of a pool."""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import traceback
+import unittest
+import warnings
+
+from django.db import (
+    Error,
+    ProgrammingError,
+    connection,
+    connections,
+    transaction,
+)
+
+from .utils import ALIAS, PooledTestCase, run_in_thread
+
+is_sqlite = connection.vendor == "sqlite"
+
+
+def fork():
+    with warnings.catch_warnings():
+        # Python warns that the child of a process with threads may hang.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        return os.fork()
+
+
+def run_in_child(function):
+    """Fork, and return what a function returns in the child."""
+    reading, writing = os.pipe()
+    pid = fork()
+    if pid == 0:
+        status = 1
+        try:
+            os.close(reading)
+            try:
+                outcome = True, function()
+            except BaseException:
+                outcome = False, traceback.format_exc()
+            with open(writing, "wb") as file:
+                pickle.dump(outcome, file)
+            status = 0
+        finally:
+            # Not a second test runner.
+            os._exit(status)
+    os.close(writing)
+    with open(reading, "rb") as file:
+        answer = file.read()
+    _, status = os.waitpid(pid, 0)
+    if not answer or status:
+        raise AssertionError(f"The child ended with {status}.")
+    succeeded, result = pickle.loads(answer)
+    if not succeeded:
+        raise AssertionError(f"In the child:\n{result}")
+    return result
+
+
+@unittest.skipUnless(hasattr(os, "fork"), "It takes os.fork().")
+class ForkTests(PooledTestCase):
+    """
+    The child never touches the parent's sockets, the parent's sessions stay
+    alive, and the child's pool works.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.use_pool(max_size=3, timeout=10)
+        self.create_table()
+
+    def name_session(self, wrapper=None):
+        """Return what tells a session from others, wherever it's asked."""
+        if is_sqlite:
+            self.query("SELECT 1", wrapper=wrapper)
+            return os.getpid(), id(self.slot(wrapper))
+        return self.session_id(wrapper)
+
+    def use_all(self):
+        """Fill the pool of this process. Return the names of the sessions."""
+        wrappers = [self.wrapper.copy() for _ in range(3)]
+        names = [self.name_session(wrapper) for wrapper in wrappers]
+        for wrapper in wrappers:
+            self.query(
+                f"SELECT COUNT(*) FROM {self.table} WHERE number >= %s", [0], wrapper
+            )
+        stats = self.stats()
+        self.assertEqual((stats.opened, stats.in_use), (3, 3))
+        for wrapper in wrappers:
+            wrapper.close()
+        return names
+
+    def test_idle_connections(self):
+        before = self.use_all()
+        self.assertEqual(self.stats().idle, 3)
+        childs = run_in_child(self.use_all)
+        self.assertEqual(len(set(before) | set(childs)), 6)
+        # The parent's are as good as ever.
+        self.assertCountEqual(self.use_all(), before)
+
+    def test_borrowed_connection(self):
+        before = self.name_session()
+        child = run_in_child(self.name_session)
+        self.assertNotEqual(child, before)
+        self.assertEqual(self.name_session(), before)
+        self.assertEqual(self.stats().opened, 1)
+
+    def test_child_starts_empty(self):
+        self.use_all()
+        self.name_session()
+        stats = run_in_child(lambda: self.stats())
+        self.assertEqual((stats.size, stats.opened, stats.acquired), (0, 0, 0))
+
+    def test_child_closes_everything(self):
+        before = self.name_session()
+
+        def child():
+            self.name_session()
+            connections.close_all()
+            self.wrapper.close_pool()
+
+        run_in_child(child)
+        self.assertEqual(self.name_session(), before)
+
+    def test_child_closes_before_use(self):
+        """As fork hooks do that were written without a pool in mind."""
+        before = self.name_session()
+
+        def child():
+            connections.close_all()
+            self.wrapper.close()
+            self.wrapper.close_pool()
+            self.name_session()
+
+        run_in_child(child)
+        self.assertEqual(self.name_session(), before)
+
+    def test_many_children_at_once(self):
+        before = self.name_session()
+        names = set()
+        for _ in range(5):
+            names.add(run_in_child(lambda: run_in_child(self.name_session)))
+        self.assertEqual(len(names), 5)
+        self.assertNotIn(before, names)
+        self.assertEqual(self.name_session(), before)
+
+    def test_in_atomic(self):
+        def child():
+            # It isn't the child's transaction.
+            with self.assertRaises(ProgrammingError):
+                self.insert()
+            self.assertIs(self.wrapper.needs_rollback, True)
+            # A thread of its own has nothing to do with it.
+            run_in_thread(lambda: self.query("SELECT 1", wrapper=connections[ALIAS]))
+
+        with transaction.atomic(ALIAS):
+            self.insert()
+            run_in_child(child)
+            self.insert()
+        self.assertEqual(self.count(), 2)
+
+    def test_child_leaves_the_atomic_block(self):
+        def child(stack):
+            stack.close()
+            self.assertIs(self.wrapper.in_atomic_block, False)
+            return self.name_session()
+
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(transaction.atomic(ALIAS))
+            self.insert()
+            before = self.name_session()
+            self.assertNotEqual(run_in_child(lambda: child(stack)), before)
+            self.assertEqual(self.name_session(), before)
+        self.assertEqual(self.count(), 1)
+
+    def test_cursor_of_the_parent(self):
+        with self.wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+
+            def child():
+                self.name_session()
+                with self.assertRaises((Error, self.wrapper.Database.Error)):
+                    cursor.execute("SELECT 2")
+
+            run_in_child(child)
+            self.assertEqual(cursor.fetchone(), (1,))
+
+    def test_fork_in_a_thread(self):
+        """Other threads, and what they borrowed, don't exist in the child."""
+        before = self.name_session()
+
+        def fork_in_thread():
+            mine = self.name_session(connections[ALIAS])
+            child = run_in_child(lambda: self.name_session(connections[ALIAS]))
+            self.assertEqual(self.name_session(connections[ALIAS]), mine)
+            return child
+
+        self.assertNotEqual(run_in_thread(fork_in_thread), before)
+        self.assertEqual(self.name_session(), before)
+
+    def test_locks_held_by_other_threads(self):
+        """The child can't wait for a thread that it doesn't have."""
+        pool = self.wrapper.pool
+        self.name_session()
+        with pool._lock:
+            run_in_child(self.use_all)
+
+    def test_full_pool(self):
+        self.use_pool(max_size=1, timeout=5)
+        before = self.name_session()
+        self.assertNotEqual(run_in_child(self.name_session), before)
+
+    def test_min_size(self):
+        """The child has a maintenance thread of its own."""
+        self.use_pool(min_size=2, max_size=3, timeout=10)
+        before = self.name_session()
+
+        def child():
+            name = self.name_session()
+            self.wrapper.close()
+            return name
+
+        self.assertNotEqual(run_in_child(child), before)
+        self.assertEqual(self.name_session(), before)
+
+    def test_pool_closed_while_in_use(self):
+        before = self.name_session()
+        self.wrapper.close_pool()
+        self.assertNotEqual(run_in_child(self.name_session), before)
+        self.assertEqual(self.name_session(), before)
+
+    def test_connection_of_the_child_is_not_shared_with_its_child(self):
+        def child():
+            mine = self.name_session()
+            grandchild = run_in_child(self.name_session)
+            self.assertNotEqual(grandchild, mine)
+            self.assertEqual(self.name_session(), mine)
+
+        run_in_child(child)
+
+
+class ProcessTests(PooledTestCase):
+    """Whole processes, that exit as processes do."""
+
+    def setUp(self):
+        super().setUp()
+        if is_sqlite:
+            self.create_table()
+
+    FORK = """
+        import os
+        {before}
+        mine = session_id()
+        {idle}
+        pid = os.fork()
+        if pid == 0:
+            assert session_id() != mine or not mine
+            {child}
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == {status}
+        assert session_id() == mine
+        query("SELECT 1")
+        print("good")
+    """
+
+    def fork(self, *options, before="", idle="", child="sys.exit()", status=0):
+        body = self.FORK.format(before=before, idle=idle, child=child, status=status)
+        options = ("-W", "ignore::DeprecationWarning", *options)
+        self.assertEqual(self.run_script(body, *options), ["good"])
+
+    @unittest.skipUnless(hasattr(os, "fork"), "It takes os.fork().")
+    def test_exit_of_a_child(self):
+        for idle in ("", "connection.close()"):
+            for child, status in [("sys.exit()", 0), ("sys.exit(3)", 3)]:
+                with self.subTest(idle=idle, child=child):
+                    self.fork(idle=idle, child=child, status=status)
+
+    @unittest.skipUnless(hasattr(os, "fork"), "It takes os.fork().")
+    def test_exit_of_a_child_with_warnings(self):
+        self.fork("-W", "always::ResourceWarning")
+
+    @unittest.skipUnless(hasattr(os, "fork"), "It takes os.fork().")
+    def test_hard_exit_of_a_child(self):
+        self.fork(child="os._exit(0)")
+
+    @unittest.skipUnless(hasattr(os, "fork"), "It takes os.fork().")
+    def test_child_that_uses_nothing(self):
+        self.assertEqual(
+            self.run_script(
+                """
+                import os
+                mine = session_id()
+                pid = os.fork()
+                if pid == 0:
+                    sys.exit()
+                assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+                assert session_id() == mine
+                print("good")
+                """,
+                "-W",
+                "ignore::DeprecationWarning",
+            ),
+            ["good"],
+        )
+
+    def multiprocess(self, method):
+        lines = self.run_script(
+            f"""
+            import multiprocessing
+            context = multiprocessing.get_context({method!r})
+            mine = session_id()
+            with context.Pool(2) as pool:
+                ids = set(pool.starmap(session_id, [()] * 8))
+                pool.close()
+                pool.join()
+            assert 1 <= len(ids) <= 2, ids
+            assert mine not in ids or not mine
+            assert session_id() == mine
+            print("good")
+            """,
+            "-W",
+            "ignore::DeprecationWarning",
+        )
+        self.assertEqual(lines, ["good"])
+
+    def test_multiprocessing(self):
+        for method in multiprocessing.get_all_start_methods():
+            with self.subTest(method=method):
+                self.multiprocess(method)
