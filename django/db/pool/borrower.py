@@ -12,6 +12,7 @@ import weakref
 from django.db.backends.utils import CursorWrapper
 
 from .exceptions import LeaseEnded
+from .lease import Holder
 from .registry import pool_for, snapshot
 from .state import DEAD, UNCLEAN
 
@@ -30,6 +31,7 @@ def borrower_for(wrapper):
         return None
     borrower.trusting = pool.options.check is False
     borrower.reset = pool.options.reset
+    borrower.leak_warning = pool.options.leak_warning
     return borrower
 
 
@@ -43,6 +45,7 @@ class Borrower:
         self.trusting = False
         # When the session is reset: the pool's option.
         self.reset = "auto"
+        self.leak_warning = None
         # The settings that the pool was chosen by: see is_current().
         self.settings = snapshot(wrapper.settings_dict)
         self.timezone_name = wrapper.timezone_name
@@ -77,7 +80,8 @@ class Borrower:
         if self.lease is not None:
             self.drop(wrapper)
         pool = self.pool
-        lease = pool.acquire(None, self.label)
+        owner = self.label if self.leak_warning is None else Holder(self.label)
+        lease = pool.acquire(None, owner)
         while (connection := (slot := lease.slot).connection) is not None:
             self.lease = lease
             wrapper.connection = connection
@@ -91,7 +95,7 @@ class Borrower:
             if self._is_fit(wrapper, slot):
                 return
             pool.discard_dead()
-            lease = pool.acquire(owner=self.label, deadline=lease.deadline)
+            lease = pool.acquire(owner=owner, deadline=lease.deadline)
         self._open(wrapper, lease)
 
     def _is_fit(self, wrapper, slot):

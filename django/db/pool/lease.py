@@ -1,6 +1,31 @@
 """What a borrower holds while it has a connection of a pool."""
 
+import sys
+import traceback
+
 from .exceptions import LeaseEnded
+
+
+class Holder:
+    """
+    Who holds a connection, with the stack that borrowed it: an owner for
+    pools with leak_warning.
+    """
+
+    def __init__(self, label):
+        self.label = label
+        # Without the frames themselves: they would keep their variables alive.
+        self.stack = traceback.StackSummary.extract(
+            traceback.walk_stack(sys._getframe(1)), lookup_lines=False
+        )
+        self.stack.reverse()
+        self.reported = False
+
+    def __str__(self):
+        return self.label
+
+    def format_stack(self):
+        return "".join(self.stack.format())
 
 
 class Lease:

@@ -80,6 +80,9 @@ class PoolOptions:
         lent again. "auto" if SQL was run that may have changed it, "always",
         "never", or a callable that takes the driver's connection, which is
         then called whenever one is given back.
+    leak_warning: time after which a connection that is still held is logged
+        as a warning, once, with the borrower and the stack that borrowed it.
+        None for never. It costs each borrower a look at its stack.
     connecting: connects that may be in flight.
     order: which idle connection is served first, "lifo" for the one used
         last or "fifo" for the one idle longest.
@@ -95,6 +98,7 @@ class PoolOptions:
     reconnect_timeout: float = 300.0
     check: object = False
     reset: object = "auto"
+    leak_warning: float | None = None
     connecting: int = 2
     order: str = "lifo"
     name: str | None = None
@@ -165,6 +169,10 @@ RULES = {
     "reset": (
         lambda value: callable(value) or value in RESETS,
         "'auto', 'always', 'never' or a callable",
+    ),
+    "leak_warning": (
+        lambda value: value is None or is_positive_seconds(value),
+        "a number of seconds above 0, or None for never",
     ),
     "connecting": (is_positive_count, "an integer, 1 or more"),
     "order": (lambda value: value in ORDERS, "'lifo' or 'fifo'"),

@@ -12,7 +12,7 @@ import time
 
 from . import maintenance
 from .exceptions import PoolClosed, PoolFull, PoolTimeout
-from .lease import Lease
+from .lease import Holder, Lease
 from .options import is_count, is_positive_count
 from .state import (
     ABANDONED,
@@ -472,9 +472,10 @@ class ConnectionPool:
             state.sweep(self._clock())
         self.close_condemned()
         fill_at = self._fill()
+        report_at = self._report_held()
         with self._lock:
             now = self._clock()
-            due_in = min(fill_at, state.next_due()) - now
+            due_in = min(fill_at, report_at, state.next_due()) - now
             if state.slots:
                 # What's in use now may be idle for too long in this time. And
                 # as long as there's a borrower, it may die.
@@ -517,6 +518,39 @@ class ConnectionPool:
                 self._state.supplied(slot, connection, self._clock())
                 self._wake()
             self.close_condemned()
+
+    def _report_held(self):
+        """
+        Log connections held for longer than leak_warning. Return when to look
+        again.
+        """
+        if (limit := self.options.leak_warning) is None:
+            return NEVER
+        now = self._clock()
+        with self._lock:
+            held = [
+                (slot.leased_at, slot.owner)
+                for slot in self._state.slots
+                if slot.status is LEASED and isinstance(slot.owner, Holder)
+            ]
+        # One that's borrowed from now on is looked at then.
+        look_at = now + limit
+        for since, owner in held:
+            if owner.reported:
+                continue
+            if now - since < limit:
+                look_at = min(look_at, since + limit)
+                continue
+            owner.reported = True
+            logger.warning(
+                "A connection of pool %r has been held for %.1f s by %s, which "
+                "borrowed it here:\n%s",
+                self.name,
+                now - since,
+                owner,
+                owner.format_stack(),
+            )
+        return look_at
 
     def _back_off(self, error):
         now = self._clock()
