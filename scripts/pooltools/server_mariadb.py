@@ -90,6 +90,9 @@ class MariaDB(Server):
             f"port={self.port}",
             "skip-name-resolve",
             "character-set-server=utf8mb4",
+            # A forgotten transaction shall make a test fail, not hang: for
+            # locks of tables, the default is a day.
+            "lock-wait-timeout=60",
             # The data needn't survive the machine.
             "innodb-flush-log-at-trx-commit=0",
             "innodb-flush-method=nosync",

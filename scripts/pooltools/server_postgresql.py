@@ -65,6 +65,8 @@ class PostgreSQL(Server):
             "listen_addresses=127.0.0.1",
             f"port={self.port}",
             f"unix_socket_directories={self.directory}",
+            # A forgotten transaction shall make a test fail, not hang.
+            "lock_timeout=60s",
             # The data needn't survive the machine.
             "fsync=off",
             "synchronous_commit=off",

@@ -49,7 +49,7 @@ DATABASES = list(DRIVERS)
 POOL = {"max_size": 10, "timeout": 10}
 
 # Seconds that a run may take: several times what it takes on two cores.
-TIME_LIMIT = 900
+TIME_LIMIT = 600
 TIME_LIMIT_FULL = 5400
 
 

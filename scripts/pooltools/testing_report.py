@@ -38,7 +38,7 @@ class Report:
     def end(self, outcome):
         self.outcomes.append((self.title, outcome))
         print(f"        {outcome} ({self.seconds():.0f} s)", flush=True)
-        for test in sorted(outcome.failed)[:20]:
+        for test in list(outcome.failed)[:20]:
             print(f"        FAILED {test}", flush=True)
 
     def seconds(self):
@@ -49,7 +49,7 @@ class Report:
         for title, outcome in self.outcomes:
             for test, details in list(outcome.failed.items())[:20]:
                 print(f"\n{'=' * 70}\nFAILED {test} ({title})\n{'-' * 70}")
-                print("\n".join(details.strip().splitlines()[-40:]))
+                print("\n".join(details.strip().splitlines()[-100:]))
         print()
         self.print_environment()
         minutes, seconds = divmod(int(time.monotonic() - self.start), 60)

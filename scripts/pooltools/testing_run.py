@@ -77,8 +77,10 @@ class Runner:
         outcome, finished = read_results(results)
         if not finished:
             problem = problem or f"ended with status {process.returncode}"
-            lines = [f"The run {problem}. The end of its log:", *tail(log, 60)]
-            outcome.failed[f"the run of {variant}"] = "\n".join(lines)
+            lines = [f"The run {problem}. The end of its log:", *tail(log, 100)]
+            reason = {f"the run of {variant}": "\n".join(lines)}
+            # First, since it explains the rest.
+            outcome.failed = {**reason, **outcome.failed}
             self.clean_up(variant)
         return outcome
 

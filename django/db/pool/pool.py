@@ -33,10 +33,12 @@ logger = logging.getLogger("django.db.pool")
 class _Waiter(Waiter):
     """A place in the line with something to sleep on."""
 
-    __slots__ = ("wake",)
+    __slots__ = ("wake", "refusal")
 
     def __init__(self):
         super().__init__()
+        # Why it was woken without a slot, see ConnectionPool._refuse().
+        self.refusal = None
         # Held from the start. Whoever serves the waiter releases it, once.
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -111,16 +113,23 @@ class ConnectionPool:
                     waiter.slot = state.acquire(now)
                 else:
                     waiter.slot = state.acquire_idle(now)
-                if waiter.slot is None:
-                    if not timeout or state.closed or state.is_pausing(now):
-                        may_wait = False
-                    else:
-                        may_wait = state.wait(waiter, now)
+                # Decided with the lock held, for it may change at any time.
+                if waiter.slot is not None:
+                    refusal = None
+                elif state.closed:
+                    refusal = PoolClosed
+                elif not timeout:
+                    refusal = PoolTimeout
+                    state.counters.timeouts += 1
+                elif state.is_pausing(now):
+                    refusal = self._connect_error
+                else:
+                    refusal = None if state.wait(waiter, now) else PoolFull
             if state.to_close:
                 self.close_condemned()
+            if refusal is not None:
+                self._refuse(refusal, timeout)
             if waiter.slot is None:
-                if not may_wait:
-                    self._refuse_to_wait(timeout)
                 self._wait(waiter, deadline, timeout)
             waiter.slot.owner = owner
             # From now on the lease answers for the slot, not leave().
@@ -157,27 +166,28 @@ class ConnectionPool:
                     state.dispatch(now)
                     self._wake()
         if waiter.slot is None:
-            if not state.closed and (error := self._connect_error) is not None:
-                raise _without_frames(error)
-            raise PoolClosed(f"The pool {self.name!r} was closed while waiting for it.")
+            self._refuse(waiter.refusal, timeout)
         with self._lock:
             state.count_wait(waiter, self._clock())
 
-    def _refuse_to_wait(self, timeout):
-        """Raise what a borrower gets who can't be served and may not wait."""
-        state = self._state
-        if state.closed:
+    def _refuse(self, refusal, timeout):
+        """
+        Raise what a borrower gets that can't be served.
+
+        refusal: the class of one of the pool's errors, or an error met by
+            another borrower on connecting.
+        """
+        if refusal is PoolClosed:
             raise PoolClosed(f"The pool {self.name!r} is closed.")
-        if not timeout:
-            with self._lock:
-                state.counters.timeouts += 1
+        if refusal is PoolTimeout:
             raise self._timed_out(timeout)
-        if state.is_pausing(self._clock()) and self._connect_error is not None:
-            raise _without_frames(self._connect_error)
-        raise PoolFull(
-            f"{state.max_waiting} borrowers wait for the pool {self.name!r} "
-            f"already, which is its max_waiting. {self._describe()}"
-        )
+        if refusal is PoolFull:
+            raise PoolFull(
+                f"{self._state.max_waiting} borrowers wait for the pool "
+                f"{self.name!r} already, which is its max_waiting. "
+                f"{self._describe()}"
+            )
+        raise _without_frames(refusal)
 
     def opened(self, lease, connection, session=None):
         """
@@ -188,9 +198,9 @@ class ConnectionPool:
         """
         with self._lock:
             lease.slot.session = session
+            self._connect_error = None
             self._state.opened(lease.slot, connection, self._clock())
             self._wake()
-        self._connect_error = None
         maintenance.wake()
 
     def failed(self, lease, error):
@@ -213,7 +223,7 @@ class ConnectionPool:
         left alone. Raise ValueError if it's a lease of another pool.
         """
         if lease.pool is not self:
-            self._refuse(lease)
+            self._refuse_lease(lease)
         now = self._clock()
         state = self._state
         with self._lock:
@@ -322,12 +332,12 @@ class ConnectionPool:
     def _end(self, lease, status):
         """With the lock held, end a lease. Return its slot, if it had one."""
         if lease.pool is not self:
-            self._refuse(lease)
+            self._refuse_lease(lease)
         slot, lease.slot = lease.slot, None
         # After a fork the slot isn't the lease's any more.
         return None if slot is None or slot.status is not status else slot
 
-    def _refuse(self, lease):
+    def _refuse_lease(self, lease):
         raise ValueError(
             f"A lease of the pool {lease.pool.name!r} can't be given back to the "
             f"pool {self.name!r}."
@@ -511,9 +521,9 @@ class ConnectionPool:
                 if not isinstance(e, Exception):
                     raise
                 return self._back_off(e)
-            self._connect_error = None
             self._fill_since, self._fill_at = None, 0.0
             with self._lock:
+                self._connect_error = None
                 slot.session = session
                 self._state.supplied(slot, connection, self._clock())
                 self._wake()
@@ -598,6 +608,9 @@ class ConnectionPool:
         """With the lock held, wake the waiters that were served."""
         to_wake = self._state.to_wake
         for waiter in to_wake:
+            if waiter.slot is None:
+                closed = self._state.closed
+                waiter.refusal = PoolClosed if closed else self._connect_error
             waiter.wake.release()
         to_wake.clear()
 

@@ -325,18 +325,36 @@ class BaseDatabasePooling:
         wrapper.autocommit = self.settings_dict["AUTOCOMMIT"]
         if session.attributes:
             wrapper.__dict__.update(session.attributes)
-        timer = threading.Timer(self.reset_timeout, self.abort, [connection])
+        # Whoever takes the connection out of here first decides. The timer's
+        # thread may live on for a moment, and mustn't refer to it then.
+        at_stake = [connection]
+        timer = threading.Timer(self.reset_timeout, self._abort_late, [at_stake])
         timer.daemon = True
         timer.start()
         try:
             if how is None:
                 with self.as_the_alias(wrapper):
-                    return self.reset(wrapper, session)
-            how(connection)
-            return True
+                    succeeded = self.reset(wrapper, session)
+            else:
+                how(connection)
+                succeeded = True
         finally:
-            timer.cancel()
             wrapper.connection = None
+            timer.cancel()
+            try:
+                at_stake.pop()
+            except IndexError:
+                # Nobody may close the connection while it's being cut.
+                timer.join()
+                succeeded = False
+        return succeeded
+
+    def _abort_late(self, at_stake):
+        try:
+            connection = at_stake.pop()
+        except IndexError:
+            return
+        self.abort(connection)
 
     @contextmanager
     def as_the_alias(self, wrapper):

@@ -74,7 +74,7 @@ class StatementJudge:
         ):
             return ANYTHING
         if self.suspicious is not None and self.suspicious.search(sql):
-            return ANYTHING
+            return SESSION
         if len(self.remembered) < MAX_REMEMBERED:
             self.remembered.add(sql)
         return NOTHING

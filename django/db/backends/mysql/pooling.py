@@ -7,12 +7,13 @@ IN_TRANSACTION = 1
 
 class DatabasePooling(BaseDatabasePooling):
     connect_timeout_param = "connect_timeout"
-    wrapper_attributes = ("isolation_level",)
+    # It would take a query to find out anew what the server is like.
+    wrapper_attributes = ("isolation_level", "mysql_server_data")
     statement_judge = StatementJudge(
         ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "SHOW"],
         # User variables, locks that belong to the session, and comments that
         # the server executes.
-        suspicious=(r"(?<!@)@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b|/\*M?!"),
+        suspicious=r"(?<!@)@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b|/\*M?!",
     )
 
     def get_fileno(self, connection):
@@ -23,8 +24,9 @@ class DatabasePooling(BaseDatabasePooling):
 
     def in_transaction(self, connection):
         # PyMySQL tells what the server said last, mysqlclient doesn't.
-        status = getattr(connection, "server_status", None)
-        return None if status is None else bool(status & IN_TRANSACTION)
+        if (status := getattr(connection, "server_status", None)) is not None:
+            return bool(status & IN_TRANSACTION)
+        return None if connection.get_autocommit() else True
 
     def make_clean(self, wrapper, borrower):
         # Both drivers know whether they were closed. PyMySQL can be left in
