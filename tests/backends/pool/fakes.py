@@ -121,7 +121,8 @@ class Pooling:
 
 def make_pool(clock=time.monotonic, pooling=None, **options):
     """Return a ConnectionPool over a fake server, ``pool.pooling.server``."""
-    options = PoolOptions(**{"name": "fake", "timeout": PATIENCE, **options})
+    # Longer than a test waits, so that one notices who isn't woken in time.
+    options = PoolOptions(**{"name": "fake", "timeout": 6 * PATIENCE, **options})
     return ConnectionPool(options, pooling or Pooling(Server()), clock)
 
 

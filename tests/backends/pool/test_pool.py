@@ -100,7 +100,7 @@ class PoolTestCase(SimpleTestCase):
         self.assertPool(pool, in_use=0, connecting=0, waiting=0)
         if isinstance(pool._clock, Clock):
             pool._clock.run()
-        leases = [borrow(pool, timeout=1) for _ in range(size)]
+        leases = [borrow(pool, timeout=10) for _ in range(size)]
         connections = {lease.connection for lease in leases}
         self.assertEqual(len(connections), size)
         with self.assertRaises(PoolTimeout):
@@ -169,7 +169,7 @@ class BorrowingTests(PoolTestCase):
             pool.acquire(timeout=BRIEF)
         go_on.set()
         call.result()
-        self.assertIsNone(pool.acquire(timeout=1).connection)
+        self.assertIsNone(pool.acquire(timeout=10).connection)
 
     def test_slow_close_holds_up_nobody_else(self):
         pool = make_pool(max_size=2)
@@ -183,7 +183,7 @@ class BorrowingTests(PoolTestCase):
         call = Call(pool.discard, borrow(pool))
         closing.wait(10)
         for _ in range(3):
-            pool.release(borrow(pool, timeout=1))
+            pool.release(borrow(pool, timeout=10))
         go_on.set()
         call.result()
 
@@ -191,7 +191,7 @@ class BorrowingTests(PoolTestCase):
         pool = make_pool(max_size=1)
         for error in (OSError("gone"), Interrupt()):
             with self.subTest(error):
-                lease = borrow(pool, timeout=1)
+                lease = borrow(pool, timeout=10)
                 with mock.patch.object(pool.pooling, "close", side_effect=error):
                     try:
                         pool.discard(lease)
@@ -787,7 +787,7 @@ class InterruptedWaitTests(PoolTestCase):
         stats = pool.stats()
         taken = None
         if stats.size == stats.idle:
-            taken = borrow(pool, timeout=1)
+            taken = borrow(pool, timeout=10)
         for slot in abandoned:
             pool.reclaim(slot)
         if taken is not None:

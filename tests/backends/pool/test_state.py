@@ -176,6 +176,14 @@ class WaitingTests(SimpleTestCase):
         self.assertEqual(waiter.slot.status, OPENING)
         self.assertEqual((len(state.slots), state.opening), (1, 1))
 
+    def test_permit_that_was_not_used_serves_the_next(self):
+        state = make_state(max_size=1)
+        permit = state.acquire(0.0)
+        (waiter,) = queue(state)
+        state.withdraw(permit, 1.0)
+        self.assertEqual(waiter.slot.status, OPENING)
+        self.assertEqual((state.counters.open_failures, state.failures), (0, 0))
+
     def test_discarded_connection_serves_the_next(self):
         state = make_state(max_size=1)
         slot = borrow(state)
@@ -831,6 +839,11 @@ class Model:
         self.expected["failures"] += 1
         self.check()
 
+    def withdraw(self, slot):
+        self.permits.remove(slot)
+        self.state.withdraw(slot, self.now)
+        self.check()
+
     def reserve(self):
         if (slot := self.state.reserve(self.now)) is not None:
             self.supplies.append(slot)
@@ -1166,6 +1179,11 @@ if HAS_HYPOTHESIS:
             self.model.look_at_idle(fine)
 
         @having("permits")
+        @rule(nth=nth)
+        def withdraw(self, nth):
+            self.model.withdraw(self.pick("permits", nth))
+
+        @having("permits")
         @rule()
         def fail_all(self):
             while self.model.permits:
@@ -1290,7 +1308,12 @@ class LongHistoryTests(SimpleTestCase):
             (0.1, model.close),
         ]
         for place, *actions in (
-            ("permits", (6, model.opened), (2, model.failed)),
+            (
+                "permits",
+                (6, model.opened),
+                (2, model.failed),
+                (1, model.withdraw),
+            ),
             ("supplies", (3, model.supplied), (1, model.failed)),
             (
                 "leases",

@@ -143,7 +143,7 @@ class StressTests(SimpleTestCase):
             while True:
                 try:
                     return borrow(pool)
-                except OSError:
+                except (OSError, Interrupt):
                     time.sleep(0.01)
 
         leases = [borrow_after_the_pause() for _ in range(size)]

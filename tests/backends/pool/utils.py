@@ -53,7 +53,7 @@ def query(sql, params=None, wrapper=connection):
 
 def session_id(wrapper=connection):
     if connection.vendor == "sqlite":
-        return 0
+        return query("SELECT 0", wrapper=wrapper)[0]
     return query(
         "SELECT CONNECTION_ID()"
         if connection.vendor == "mysql"

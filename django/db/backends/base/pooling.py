@@ -325,12 +325,16 @@ class BaseDatabasePooling:
         wrapper.autocommit = self.settings_dict["AUTOCOMMIT"]
         if session.attributes:
             wrapper.__dict__.update(session.attributes)
-        # Whoever takes the connection out of here first decides. The timer's
-        # thread may live on for a moment, and mustn't refer to it then.
-        at_stake = [connection]
-        timer = threading.Timer(self.reset_timeout, self._abort_late, [at_stake])
-        timer.daemon = True
-        timer.start()
+        # Whoever takes the descriptor out of here first decides. It's asked
+        # for now: drivers don't tell while the connection is in use. And the
+        # thread, which may live on for a moment, mustn't refer to that.
+        at_stake = [self.get_fileno(connection)]
+        done, cut = threading.Event(), threading.Event()
+        # Not a Timer, which would ask which thread this is. A thread that ends
+        # isn't known any more.
+        threading.Thread(
+            target=self._abort_late, args=[at_stake, done, cut], daemon=True
+        ).start()
         try:
             if how is None:
                 with self.as_the_alias(wrapper):
@@ -340,21 +344,27 @@ class BaseDatabasePooling:
                 succeeded = True
         finally:
             wrapper.connection = None
-            timer.cancel()
+            done.set()
             try:
                 at_stake.pop()
             except IndexError:
                 # Nobody may close the connection while it's being cut.
-                timer.join()
+                cut.wait()
                 succeeded = False
         return succeeded
 
-    def _abort_late(self, at_stake):
+    def _abort_late(self, at_stake, done, cut):
+        """Abort a reset that isn't done in time, on a thread of its own."""
+        if done.wait(self.reset_timeout):
+            return
         try:
-            connection = at_stake.pop()
+            fileno = at_stake.pop()
         except IndexError:
             return
-        self.abort(connection)
+        try:
+            self.abort(fileno)
+        finally:
+            cut.set()
 
     @contextmanager
     def as_the_alias(self, wrapper):
@@ -377,12 +387,12 @@ class BaseDatabasePooling:
         wrapper.init_connection_state()
         connection_created.send(sender=self.wrapper_class, connection=wrapper)
 
-    def abort(self, connection):
+    def abort(self, fileno):
         """
         Let go of a server that doesn't answer, while another thread waits for
         it: cut the connection, so that the driver gives up.
         """
-        if (fileno := self.get_fileno(connection)) is None:
+        if fileno is None:
             return
         try:
             with socket.socket(fileno=os.dup(fileno)) as sock:
