@@ -95,7 +95,7 @@ class HostTestCase(unittest.TestCase):
         return (self.directory / "errors").read_text()
 
     def serve(self, *arguments, **kwargs):
-        """Start a server of the site. Return (process, session) of requests."""
+        """Start a server of the site. Return its answers to requests."""
         port = free_port()
         address = f"http://127.0.0.1:{port}/"
         self.start(*(arg.format(port=port) for arg in arguments), **kwargs)
@@ -205,7 +205,13 @@ class GunicornTests(HostTestCase):
 
     @needs("gevent")
     def test_gevent_preload(self):
-        answers = self.serve_with("--worker-class=gevent", "--preload", warm=True)
+        # With --preload the worker patches too late, which breaks Django with
+        # or without a pool. This is what gevent asks for.
+        config = self.directory / "patch_first.py"
+        config.write_text("from gevent import monkey\n\nmonkey.patch_all()\n")
+        answers = self.serve_with(
+            f"--config={config}", "--worker-class=gevent", "--preload", warm=True
+        )
         self.check_workers(answers, workers=2)
         self.check_end()
 

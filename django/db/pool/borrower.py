@@ -82,7 +82,7 @@ class Borrower:
         pool = self.pool
         owner = self.label if self.leak_warning is None else Holder(self.label)
         lease = pool.acquire(None, owner)
-        while (connection := (slot := lease.slot).connection) is not None:
+        while (connection := (slot := lease.cell[0]).connection) is not None:
             self.lease = lease
             wrapper.connection = connection
             wrapper.autocommit = self.autocommit
@@ -95,7 +95,8 @@ class Borrower:
             if self._is_fit(wrapper, slot):
                 return
             pool.discard_dead()
-            lease = pool.acquire(owner=owner, deadline=lease.deadline)
+            deadline = lease.deadline or slot.leased_at + pool.timeout
+            lease = pool.acquire(owner=owner, deadline=deadline)
         self._open(wrapper, lease)
 
     def _is_fit(self, wrapper, slot):
@@ -118,6 +119,7 @@ class Borrower:
             # First, so that there's no more than max_size at any time.
             if connection is not None:
                 self.pool.pooling.close_quietly(connection)
+            self.pool.pooling.let_go(e)
             self.pool.failed(
                 lease, e if self.pool.pooling.is_connect_error(e) else None
             )
@@ -249,7 +251,12 @@ class Borrower:
         """After a fork, in the child: the lease isn't ours."""
         lease, self.lease = self.lease, None
         if lease is not None:
-            lease.slot = None
+            lease.end()
+        for handle in self.handles:
+            if isinstance(cursor := handle(), CursorWrapper):
+                # Not closed: that could reach the parent's session.
+                self.pool.pooling.keep_forever(cursor.cursor)
+                cursor.cursor = EndedCursor(self.pool.name)
         self.handles = []
         wrapper = self.wrapper()
         if lease is None or wrapper is None:
@@ -317,9 +324,13 @@ class _ThreadEnd:
         # In a forked child, the other threads' destructors run in this one,
         # and the connections are the parent's. A greenlet's destructor may
         # run anywhere. In both cases the leases are taken back as abandoned.
-        if threading.get_ident() == self.ident:
-            for borrower in list(self.borrowers):
-                borrower.end_with_thread()
+        try:
+            if threading.get_ident() == self.ident:
+                for borrower in list(self.borrowers):
+                    borrower.end_with_thread()
+        except Exception:
+            # The interpreter is shutting down, its modules are gone.
+            pass
 
 
 _thread_ends = threading.local()

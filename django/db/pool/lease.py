@@ -38,14 +38,28 @@ class Lease:
     is taken back by the pool.
     """
 
-    # slot is set to None, under the pool's lock, when the lease ends.
-    __slots__ = ("slot", "pool", "deadline")
+    __slots__ = ("cell", "pool", "deadline")
 
-    def __init__(self, slot, pool, deadline):
-        self.slot = slot
+    def __init__(self, cell, pool, deadline=None):
+        # A list that holds the slot until the lease ends. Of all who would
+        # end it, list.pop() lets one succeed.
+        self.cell = cell
         self.pool = pool
-        # By when the borrower wanted to be served, on the pool's clock.
+        # By when the borrower wanted to be served, on the pool's clock, if it
+        # had to wait.
         self.deadline = deadline
+
+    @property
+    def slot(self):
+        """The connection's place in the pool, None if the lease has ended."""
+        return self.cell[0] if self.cell else None
+
+    def end(self):
+        """Return the slot if this ends the lease, None if it had ended."""
+        try:
+            return self.cell.pop()
+        except IndexError:
+            return None
 
     @property
     def connection(self):
@@ -64,9 +78,9 @@ class Lease:
         return f"<Lease {'ended' if self.slot is None else self.slot!r}>"
 
     def __del__(self):
-        if self.slot is not None:
+        if self.cell:
             try:
-                self.pool.abandon(self.slot)
+                self.pool.abandon(self.cell[0])
             except Exception:
                 # The interpreter is shutting down, its modules are gone.
                 pass

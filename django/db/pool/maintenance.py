@@ -18,6 +18,7 @@ logger = logging.getLogger("django.db.pool")
 _inbox = queue.SimpleQueue()
 _lock = threading.Lock()
 _thread = None
+_exit_arranged = False
 
 # The longest sleep in seconds, whatever is due.
 LONGEST_SLEEP = 3600.0
@@ -36,6 +37,7 @@ def wake():
     global _thread
     with _lock:
         if _thread is None:
+            _arrange_exit()
             _thread = threading.Thread(
                 target=_run, name="django-db-pool-maintenance", daemon=True
             )
@@ -48,9 +50,19 @@ def wake():
     _inbox.put(None)
 
 
+def _arrange_exit():
+    global _exit_arranged
+    if not _exit_arranged:
+        from . import registry
+
+        registry.arrange_exit()
+        _exit_arranged = True
+
+
 def forget():
     """After a fork, in the child: there's no thread."""
-    global _inbox, _lock, _thread
+    global _inbox, _lock, _thread, _exit_arranged
+    _exit_arranged = False
     _inbox = queue.SimpleQueue()
     _lock = threading.Lock()
     _thread = None

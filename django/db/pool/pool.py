@@ -18,8 +18,10 @@ from .state import (
     ABANDONED,
     BROKEN,
     DEAD,
+    KEPT,
     LEASED,
     NEVER,
+    NOT_KEPT,
     OPENING,
     RESETTING,
     PoolState,
@@ -28,6 +30,9 @@ from .state import (
 from .stats import Histogram, PoolStats
 
 logger = logging.getLogger("django.db.pool")
+
+# Uses are counted when there are so many to count.
+MANY_HELD = 1024
 
 
 class _Waiter(Waiter):
@@ -94,18 +99,18 @@ class ConnectionPool:
         already, PoolClosed if the pool is or gets closed.
         """
         now = self._clock()
+        if (slot := self._state.take(now)) is not None:
+            slot.owner = owner
+            return Lease([slot], self, deadline)
         if timeout is None:
             timeout = self.timeout
         if deadline is None:
             deadline = now + timeout
-        if (slot := self._state.take(now)) is not None:
-            slot.owner = owner
-            return Lease(slot, self, deadline)
         return self._acquire_or_wait(now, timeout, deadline, owner)
 
     def _acquire_or_wait(self, now, timeout, deadline, owner):
         state = self._state
-        lease = Lease(None, self, deadline)
+        lease = Lease([], self, deadline)
         waiter = _Waiter()
         try:
             with self._lock:
@@ -133,7 +138,7 @@ class ConnectionPool:
                 self._wait(waiter, deadline, timeout)
             waiter.slot.owner = owner
             # From now on the lease answers for the slot, not leave().
-            lease.slot, waiter.slot = waiter.slot, None
+            lease.cell[:], waiter.slot = [waiter.slot], None
             return lease
         except BaseException:
             # KeyboardInterrupt, a gevent timeout and the like may come at any
@@ -167,8 +172,6 @@ class ConnectionPool:
                     self._wake()
         if waiter.slot is None:
             self._refuse(waiter.refusal, timeout)
-        with self._lock:
-            state.count_wait(waiter, self._clock())
 
     def _refuse(self, refusal, timeout):
         """
@@ -224,17 +227,27 @@ class ConnectionPool:
         """
         if lease.pool is not self:
             self._refuse_lease(lease)
-        now = self._clock()
+        try:
+            # As Lease.end() does, without the call.
+            slot = lease.cell.pop()
+        except IndexError:
+            return False
+        if slot.status is not LEASED:
+            return False
         state = self._state
-        with self._lock:
-            slot, lease.slot = lease.slot, None
-            if slot is None or slot.status is not LEASED:
-                return False
-            state.release(slot, now)
-            if state.to_wake:
+        now = self._clock()
+        kept = state.give(slot, now)
+        if kept is not KEPT:
+            with self._lock:
+                if kept is NOT_KEPT:
+                    state.release(slot, now)
+                else:
+                    state.settle(now)
                 self._wake()
-        if state.to_close:
             self.close_condemned()
+        if len(state.held) >= MANY_HELD:
+            with self._lock:
+                state.counters.count_held()
         return True
 
     def release_dirty(self, lease):
@@ -333,7 +346,7 @@ class ConnectionPool:
         """With the lock held, end a lease. Return its slot, if it had one."""
         if lease.pool is not self:
             self._refuse_lease(lease)
-        slot, lease.slot = lease.slot, None
+        slot = lease.end()
         # After a fork the slot isn't the lease's any more.
         return None if slot is None or slot.status is not status else slot
 
@@ -421,6 +434,7 @@ class ConnectionPool:
             now = self._clock()
             state = self._state
             counters = state.counters
+            counters.count_held()
             oldest = next(iter(state.waiters), None)
             return PoolStats(
                 name=self.name,

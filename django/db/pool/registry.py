@@ -6,10 +6,12 @@ of them at a fork and at exit.
 import atexit
 import logging
 import os
+import sys
 import threading
 import time
 import weakref
 from collections.abc import MutableMapping
+from functools import partial
 
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
@@ -214,14 +216,26 @@ def _forget():
 def _close_at_exit():
     """Close all connections politely, for as long as that's quick."""
     end = time.monotonic() + EXIT_TIMEOUT
-    for borrower in list(_borrowers):
+    steps = [borrower.end_at_exit for borrower in list(_borrowers)]
+    steps += [partial(close_pool, entry.pool) for entry in list(_registrations)]
+    for step in steps:
         if time.monotonic() > end:
             return
-        borrower.end_at_exit()
-    for entry in list(_registrations):
-        if time.monotonic() > end:
-            return
-        close_pool(entry.pool)
+        try:
+            step()
+        except Exception as e:
+            logger.debug("Closing a connection at exit: %s", e)
+
+
+def arrange_exit():
+    """
+    See to it that the connections of this process are closed when it ends,
+    also if it's a child of multiprocessing or billiard, which leaves without
+    a call of what atexit knows.
+    """
+    for name in ("multiprocessing.util", "billiard.util"):
+        if (util := sys.modules.get(name)) is not None:
+            util.Finalize(None, _close_at_exit, exitpriority=0)
 
 
 if hasattr(os, "register_at_fork"):

@@ -42,6 +42,11 @@ RESETTING = "resetting"
 CLOSING = "closing"
 CLOSED = "closed"
 
+# What give() returns.
+KEPT = "kept"
+NOT_KEPT = "not kept"
+UNSETTLED = "unsettled"
+
 # Reasons for closing a connection.
 EXPIRED = "max_lifetime"
 UNUSED = "max_idle"
@@ -146,6 +151,7 @@ class PoolState:
         self.connecting = options.connecting
         self.random = random
         self.counters = Counters()
+        self.held = self.counters.held
         self.closed = False
         # Connections of an older generation are not served any more.
         self.generation = 0
@@ -157,6 +163,8 @@ class PoolState:
         self.opening = 0
         self.closing = 0
         self.resetting = 0
+        # Whether there are more connections than max_size after a resize().
+        self.shrinking = False
         # Connects that failed since the last success, and the time before
         # which no other is tried because of them.
         self.failures = 0
@@ -248,11 +256,6 @@ class PoolState:
         """Return how often a connection was lent that existed already."""
         return self.counters.reused + sum(slot.reused for slot in self.slots)
 
-    def count_wait(self, waiter, now):
-        waited = now - waiter.since
-        self.counters.wait_buckets[bucket_of(waited)] += 1
-        self.counters.wait_total += waited
-
     # ##### Opening #####
 
     def opened(self, slot, connection, now):
@@ -329,25 +332,45 @@ class PoolState:
 
     # ##### Giving back #####
 
-    def release(self, slot, now):
-        """Take back a connection that is ready for its next borrower."""
-        held = now - slot.leased_at
-        counters = self.counters
-        counters.use_total += held
-        counters.use_buckets[int(held * 1_000_000).bit_length()] += 1
+    def give(self, slot, now):
+        """
+        Take back a connection that is ready for its next borrower, if that's
+        all there is to do. Return KEPT if it was; NOT_KEPT if it wasn't, for
+        release() to be called; or UNSETTLED if it was and settle() must be
+        called.
+
+        Like take(), threads may call this at any time. A borrower that finds
+        nothing idle stands in line before it looks again, and this looks for
+        a line again after the connection became idle: one of them sees the
+        other.
+        """
         if (
             self.waiters
+            or self.shrinking
             or slot.generation != self.generation
             or now >= slot.expires_at
-            or self.closed
-            or len(self.slots) > self.max_size
         ):
-            self._put(slot, now)
-        else:
-            slot.owner = None
-            slot.status = IDLE
-            slot.idle_since = now
-            self.idle.append(slot)
+            return NOT_KEPT
+        self.held.append(now - slot.leased_at)
+        slot.owner = None
+        slot.status = IDLE
+        slot.idle_since = now
+        self.idle.append(slot)
+        if self.waiters or slot.generation != self.generation:
+            return UNSETTLED
+        return KEPT
+
+    def release(self, slot, now):
+        """Take back a connection that is ready for its next borrower."""
+        self._count_use(slot, now)
+        self._put(slot, now)
+
+    def settle(self, now):
+        """Put right what a call of give() left to be put right."""
+        self.dispatch(now)
+        for slot in self.idle.copy():
+            if slot.generation != self.generation:
+                self._condemn_idle(slot, POOL_CLOSED if self.closed else DRAINED)
 
     def start_reset(self, slot, now):
         """Take back a connection that has to be reset before it's lent."""
@@ -405,22 +428,21 @@ class PoolState:
         """
         if self.is_pausing(now):
             self._turn_away()
+        # What give() kept before it could see the line.
+        while self.waiters and (slot := self._pop_idle()) is not None:
+            slot.status = LEASED
+            self._put(slot, now)
         while self.waiters:
             waiter = next(iter(self.waiters))
             if not self._may_open(waiter.patient_until, now):
                 return
-            self._serve(waiter, self._new_slot(now))
+            self._serve(waiter, self._new_slot(now), now)
 
     def sweep(self, now):
         """Condemn what has been idle or open for too long."""
         for slot in self.idle.copy():
             if not self._may_serve(slot, now):
-                try:
-                    self.idle.remove(slot)
-                except ValueError:
-                    # Taken meanwhile.
-                    continue
-                self._condemn(slot, self._reason_not_to_keep(slot, now))
+                self._condemn_idle(slot, self._reason_not_to_keep(slot, now))
 
     def next_due(self):
         """
@@ -451,11 +473,14 @@ class PoolState:
             and (slot := self._pop_idle()) is not None
         ):
             self._condemn(slot, SHRUNK)
+        self.shrinking = len(self.slots) - self.closing > max_size
         self.dispatch(now)
 
     def close(self):
         """Serve nobody any more. Connections in use are closed on return."""
         self.closed = True
+        # So that give() keeps nothing.
+        self.generation += 1
         while (slot := self._pop_idle()) is not None:
             self._condemn(slot, POOL_CLOSED)
         self._turn_away()
@@ -463,9 +488,7 @@ class PoolState:
     # ##### Helpers #####
 
     def _count_use(self, slot, now):
-        held = now - slot.leased_at
-        self.counters.use_total += held
-        self.counters.use_buckets[bucket_of(held)] += 1
+        self.counters.held.append(now - slot.leased_at)
 
     def _patience(self):
         """
@@ -486,6 +509,14 @@ class PoolState:
             waiter, _ = self.waiters.popitem(last=False)
             waiter.served = True
             self.to_wake.append(waiter)
+
+    def _condemn_idle(self, slot, reason):
+        try:
+            self.idle.remove(slot)
+        except ValueError:
+            # Taken meanwhile.
+            return
+        self._condemn(slot, reason)
 
     def _pop_idle(self):
         try:
@@ -541,7 +572,7 @@ class PoolState:
             slot.leased_at = now
             slot.status = LEASED
             slot.reused += 1
-            self._serve(next(iter(self.waiters)), slot)
+            self._serve(next(iter(self.waiters)), slot, now)
             # The next in line may have less patience.
             self.dispatch(now)
         else:
@@ -550,8 +581,11 @@ class PoolState:
             slot.idle_since = now
             self.idle.append(slot)
 
-    def _serve(self, waiter, slot):
+    def _serve(self, waiter, slot, now):
         del self.waiters[waiter]
+        waited = now - waiter.since
+        self.counters.wait_buckets[bucket_of(waited)] += 1
+        self.counters.wait_total += waited
         waiter.slot = slot
         waiter.served = True
         self.to_wake.append(waiter)
@@ -579,5 +613,7 @@ class PoolState:
         slot.status = CLOSING
         slot.reason = reason
         self.closing += 1
+        if self.shrinking:
+            self.shrinking = len(self.slots) - self.closing > self.max_size
         self.counters.closed[reason] = self.counters.closed.get(reason, 0) + 1
         self.to_close.append(slot)

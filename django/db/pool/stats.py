@@ -5,6 +5,7 @@ Nothing here decides anything. The counters are changed by the pool's state,
 under its lock.
 """
 
+from collections import deque
 from dataclasses import dataclass
 
 # Bucket number n of a histogram counts durations of less than 2**n
@@ -130,6 +131,7 @@ class Counters:
         "closed",
         "wait_buckets",
         "wait_total",
+        "held",
         "use_buckets",
         "use_total",
         "open_buckets",
@@ -148,7 +150,21 @@ class Counters:
         self.closed = {}
         self.wait_buckets = [0] * BUCKETS
         self.wait_total = 0.0
+        # Seconds that connections were in use, to be counted by and by: see
+        # count_held().
+        self.held = deque()
         self.use_buckets = [0] * BUCKETS
         self.use_total = 0.0
         self.open_buckets = [0] * BUCKETS
         self.open_total = 0.0
+
+    def count_held(self):
+        """
+        Move what has come to ``held`` to the histogram. To append to a deque
+        is all that a borrower's time is spent on.
+        """
+        held = self.held
+        for _ in range(len(held)):
+            seconds = held.popleft()
+            self.use_buckets[bucket_of(seconds)] += 1
+            self.use_total += seconds

@@ -11,6 +11,7 @@ import sys
 import threading
 import unittest
 import weakref
+from collections import deque
 from types import SimpleNamespace
 from unittest import mock
 
@@ -23,6 +24,7 @@ from django.db.pool import (
     PoolTimeout,
     maintenance,
 )
+from django.db.pool.state import UNSETTLED, Waiter
 from django.db.pool.stats import Histogram
 from django.test import SimpleTestCase
 
@@ -593,20 +595,73 @@ class RaceTests(PoolTestCase):
                 self.assertPool(pool, in_use=0)
         self.assertNothingLost(pool, 2)
 
-    def test_release_between_another_releases_check_and_its_lock(self):
+    def test_release_after_another_lent_it_again(self):
         pool = make_pool(max_size=1)
         lease = borrow(pool)
-        taken = []
-
-        def release_and_lend_again():
-            if not taken:
-                pool.release(lease)
-                taken.append(pool.acquire())
-
-        hook_lock(pool, release_and_lend_again)
+        self.assertIs(pool.release(lease), True)
+        taken = pool.acquire()
         self.assertIs(pool.release(lease), False)
         self.assertPool(pool, in_use=1, idle=0)
-        pool.release(taken[0])
+        pool.release(taken)
+
+    def test_borrower_stands_in_line_between_a_releases_looks(self):
+        """It's served although give() saw no line before."""
+        pool = make_pool(max_size=1)
+        state = pool._state
+        slot = borrow(pool).end()
+        waiter = Waiter()
+
+        class Idle(deque):
+            def append(self, item):
+                # Another thread, here of all places, stands in line.
+                state.wait(waiter, pool.now())
+                super().append(item)
+
+        state.idle = Idle(state.idle)
+        state.take_idle = state.idle.pop
+        self.assertEqual(state.give(slot, pool.now()), UNSETTLED)
+        state.settle(pool.now())
+        self.assertIs(waiter.slot, slot)
+
+    def test_release_between_a_borrowers_looks(self):
+        """A borrower looks again once it stands in line."""
+        pool = make_pool(max_size=1)
+        state = pool._state
+        slots = [borrow(pool).end()]
+
+        class Idle(deque):
+            def pop(self):
+                try:
+                    return super().pop()
+                except IndexError:
+                    # Another thread releases, here of all places, for the
+                    # second of two looks in vain.
+                    if slots and state.idle_looks:
+                        state.give(slots.pop(), pool.now())
+                    state.idle_looks += 1
+                    raise
+
+        state.idle_looks = 0
+        state.idle = Idle()
+        state.take_idle = state.idle.pop
+        self.assertIsNotNone(pool.acquire(timeout=BRIEF).connection)
+        self.assertPool(pool, in_use=1, waiting=0)
+
+    def test_pool_closed_between_a_releases_looks(self):
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+        state = pool._state
+
+        class Idle(deque):
+            def append(self, item):
+                # Another thread, here of all places, closes the pool.
+                pool.close()
+                super().append(item)
+
+        state.idle = Idle(state.idle)
+        state.take_idle = state.idle.pop
+        pool.release(lease)
+        self.assertPool(pool, size=0, idle=0)
 
     def test_closed_while_waiting_and_served_first(self):
         """A connection handed over before close() is the waiter's to use."""

@@ -701,8 +701,8 @@ class CounterTests(SimpleTestCase):
         state.opened(permit, object(), 5.0)
         (waiter,) = queue(state, now=5.0)
         state.release(permit, 6.0)
-        state.count_wait(waiter, 6.0)
         state.discard(permit, BROKEN, 8.0)
+        state.counters.count_held()
         self.assertEqual(state.counters.use_total, 3.0)
         self.assertEqual(state.counters.wait_total, 1.0)
         self.assertEqual(state.counters.open_total, 5.0)
@@ -712,6 +712,7 @@ class CounterTests(SimpleTestCase):
             with self.subTest(held):
                 state = make_state(max_lifetime=None)
                 state.release(borrow(state, 0.0), held)
+                state.counters.count_held()
                 self.assertEqual(sum(state.counters.use_buckets), 1)
 
     def test_reuse_is_still_counted_when_the_connection_is_gone(self):
@@ -808,8 +809,6 @@ class Model:
     def wake_up(self, waiter):
         self.served.remove(waiter)
         slot, waiter.slot = waiter.slot, None
-        self.state.count_wait(waiter, self.now)
-        self.expected["waits"] += 1
         if slot.status == OPENING:
             self.permits.append(slot)
         else:
@@ -945,6 +944,7 @@ class Model:
                 continue
             self.expect(waiter is self.line[0], "served out of order")
             self.served.append(self.line.pop(0))
+            self.expected["waits"] += 1
         self.state.to_wake.clear()
 
     def check(self):
@@ -1005,6 +1005,7 @@ class Model:
             )
         # The counters add up.
         counters, expected = state.counters, self.expected
+        counters.count_held()
         pending_reuse = sum(slot.status == LEASED for slot in pending)
         acquired = state.count_reused() + counters.first_used
         expect(acquired == expected["acquired"] + pending_reuse, "acquired")

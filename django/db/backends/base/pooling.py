@@ -75,12 +75,18 @@ class BaseDatabasePooling:
     # Seconds that a reset may take before the connection is given up.
     reset_timeout = 5.0
 
+    # Class of wrappers -> what's known of their attributes. One that was set
+    # before, to the same value, isn't seen to be set again.
+    known_attributes = {}
+
     def __init__(self, wrapper):
         self.wrapper_class = type(wrapper)
         self.alias = wrapper.alias
         # Not the dictionary itself, which may come to describe another pool.
         self.settings_dict = copy.deepcopy(wrapper.settings_dict)
-        self.attribute_names = set(self.wrapper_attributes)
+        self.attribute_names = self.known_attributes.setdefault(
+            self.wrapper_class, set(self.wrapper_attributes)
+        )
 
     @classmethod
     def can_pool(cls, wrapper):
@@ -119,13 +125,20 @@ class BaseDatabasePooling:
         try:
             with self.as_the_alias(wrapper):
                 session = self.open_with(wrapper, timeout)
-        except BaseException:
+        except BaseException as e:
             if wrapper.connection is not None:
                 self.close_quietly(wrapper.connection)
+            self.let_go(e)
             raise
         finally:
             connection, wrapper.connection = wrapper.connection, None
         return connection, session
+
+    def let_go(self, error):
+        """
+        See to it that an exception met on opening a connection doesn't keep a
+        half-open one alive: its slot is about to serve another.
+        """
 
     def is_connect_error(self, error):
         """

@@ -1,3 +1,4 @@
+import traceback
 from operator import attrgetter
 
 from django.db.backends.base.pooling import BaseDatabasePooling
@@ -79,6 +80,22 @@ class DatabasePooling(BaseDatabasePooling):
             # are replaced instead of changed.
             AdaptersMap(connection.adapters)
             return super().make_probe(connection)
+
+        def let_go(self, error):
+            # The frames of connect() are part of a reference cycle that holds
+            # the half-open connection of an attempt that timed out.
+            seen = set()
+            while error is not None and error not in seen:
+                seen.add(error)
+                for frame, _ in traceback.walk_tb(error.__traceback__):
+                    module = frame.f_globals.get("__name__", "")
+                    if module.partition(".")[0] == "psycopg":
+                        try:
+                            frame.clear()
+                        except RuntimeError:
+                            # It's still running.
+                            pass
+                error = error.__cause__ or error.__context__
 
         def in_transaction(self, connection):
             return connection.pgconn.transaction_status != 0

@@ -1,0 +1,150 @@
+"""Workloads on the pools alone: one thread, many threads, a spike."""
+
+from .cases import Case, Workload
+from .environments import PATCHED, STOCK
+
+OURS = "django-pool"
+READ = "django-pool-read"
+FLOOR = "floor"
+PSYCOPG = "psycopg_pool"
+FIFO = "sqlalchemy-fifo"
+LIFO = "sqlalchemy-lifo"
+
+# mysql.connector's pool never waits and never grows, so it's in (a) only. The
+# floor doesn't wait either, and a LifoQueue doesn't grow.
+ALL = [
+    OURS,
+    READ,
+    FLOOR,
+    "floor-with",
+    "queue.LifoQueue",
+    PSYCOPG,
+    FIFO,
+    LIFO,
+    "peewee",
+    "dbutils",
+    "mysql.connector",
+]
+WAITING = [OURS, PSYCOPG, FIFO, LIFO, "peewee", "dbutils", "queue.LifoQueue"]
+GROWING = [OURS, PSYCOPG, FIFO, LIFO, "peewee", "dbutils"]
+
+ONE_THREAD = "one thread"
+ZERO_HOLD = "32 threads on 8, no hold"
+SHORT_HOLD = "32 threads on 8, 200 us hold"
+THINKING = "32 threads on 8, 200 us hold, 1 ms think"
+WARM = "50 clients on 5 warm of 10"
+COLD = "50 clients on 0 warm of 10"
+
+
+def bare_case(scenario, rival, function, **arguments):
+    environment = PATCHED if rival.startswith(OURS) else STOCK
+    return Case(scenario, rival, environment, function, {"rival": rival, **arguments})
+
+
+class OneThread(Workload):
+    letter = "a"
+    title = "borrow and give back, one thread, dummy connections (us)"
+    columns = [("cpu", "CPU us", 3), ("wall", "wall us", 3)]
+    ratio = "cpu"
+
+    def cases(self, lab):
+        seconds = lab.pick(0.4, 1.5)
+        return [
+            bare_case(ONE_THREAD, rival, "bare.cycle", size=8, seconds=seconds)
+            for rival in ALL
+        ]
+
+
+class Contended(Workload):
+    letter = "b"
+    title = "more threads than connections, dummy connections"
+    columns = [
+        ("throughput", "served/s", 0),
+        ("p50", "p50 ms", 2),
+        ("p99", "p99 ms", 2),
+        ("max", "max ms", 1),
+        ("jain", "Jain", 2),
+        ("starved", "starved", 0),
+        ("cpu", "CPU us", 2),
+    ]
+    ratio = "throughput"
+
+    def cases(self, lab):
+        scenarios = {
+            ZERO_HOLD: {"hold": 0, "think": 0},
+            SHORT_HOLD: {"hold": 200e-6, "think": 0},
+        }
+        if not lab.quick:
+            scenarios[THINKING] = {"hold": 200e-6, "think": 1e-3}
+        common = {"size": 8, "threads": 32, "seconds": lab.pick(1.0, 3.0)}
+        return [
+            bare_case(scenario, rival, "bare.contend", **times, **common)
+            for scenario, times in scenarios.items()
+            for rival in WAITING
+        ]
+
+
+class Spike(Workload):
+    letter = "c"
+    title = "50 clients at once, at most 10 connections, 150 ms connect, 2 ms query"
+    columns = [
+        ("last", "all served ms", 0),
+        ("median", "half ms", 0),
+        ("opened", "opened by then", 0),
+        ("started", "in all", 0),
+    ]
+    ratio = "last"
+
+    def cases(self, lab):
+        common = {"size": 10, "clients": 50, "connect": 0.15, "query": 0.002}
+        return [
+            bare_case(scenario, rival, "bare.spike", warm=warm, **common)
+            for scenario, warm in ((WARM, 5), (COLD, 0))
+            for rival in GROWING
+        ]
+
+
+class Scaling(Workload):
+    """(a) by the number of connections, (b) by that of threads."""
+
+    letter = "i"
+    title = "scaling: (a) with 1 to 200 connections, (b) with 1 to 64 threads"
+    columns = [("cpu", "CPU us", 3), ("throughput", "served/s", 0), ("jain", "Jain", 2)]
+    ratio = None
+
+    connections = (1, 10, 50, 200)
+    threads = (1, 2, 4, 8, 16, 32, 64)
+    rivals = (OURS, PSYCOPG, LIFO)
+
+    @staticmethod
+    def by_connections(count):
+        return f"one thread, {count} connections"
+
+    @staticmethod
+    def by_threads(count):
+        return f"{count} threads on 8, no hold"
+
+    def cases(self, lab):
+        seconds = lab.pick(0.3, 1.0)
+        threads = lab.pick((1, 8, 64), self.threads)
+        for count in lab.pick((1, 200), self.connections):
+            for rival in self.rivals:
+                yield bare_case(
+                    self.by_connections(count),
+                    rival,
+                    "bare.cycle",
+                    size=count,
+                    seconds=seconds,
+                )
+        for count in threads:
+            for rival in self.rivals:
+                yield bare_case(
+                    self.by_threads(count),
+                    rival,
+                    "bare.contend",
+                    size=8,
+                    threads=count,
+                    hold=0,
+                    think=0,
+                    seconds=lab.pick(0.6, 2.0),
+                )

@@ -1,0 +1,201 @@
+"""The numbers to reach, as ratios of what one run measured."""
+
+from . import bare, django_cycle, web
+
+
+class Bar:
+    """
+    A limit on the ratio of two metrics, or on a metric alone.
+
+    one, other: (workload, scenario, rival, metric); no other for a metric
+        alone.
+    at_most, at_least: the limit, one of them.
+    """
+
+    def __init__(self, text, one, other=None, at_most=None, at_least=None):
+        self.text = text
+        self.one = one
+        self.other = other
+        self.at_most = at_most
+        self.at_least = at_least
+
+    @property
+    def workload(self):
+        return self.one[0]
+
+    @property
+    def limit_text(self):
+        if self.at_most is not None:
+            return f"<= {self.at_most:g}"
+        return f">= {self.at_least:g}"
+
+    def judge(self, results):
+        """Return (what was measured, whether that's within the limit)."""
+        if self.other is None:
+            measured = middle = results.median(*self.one)
+        else:
+            measured = results.ratio(self.one, self.other)
+            middle = measured and measured.median
+        if measured is None:
+            return None, None
+        if self.at_most is not None:
+            return measured, middle <= self.at_most
+        return measured, middle >= self.at_least
+
+
+def one_thread(rival, metric="cpu"):
+    return ("a", bare.ONE_THREAD, rival, metric)
+
+
+def contended(scenario, rival, metric):
+    return ("b", scenario, rival, metric)
+
+
+def spike(scenario, metric, rival=bare.OURS):
+    return ("c", scenario, rival, metric)
+
+
+def cycle(scenario, rival, metric="wall"):
+    return ("d", scenario, rival, metric)
+
+
+def bars():
+    """Yield all bars: those of the first pool, then those to win by."""
+    ours = one_thread(bare.OURS)
+    for limit in (3, 1.6):
+        yield Bar("(a) pool / (deque + Lock)", ours, one_thread(bare.FLOOR), limit)
+    for rival, times in (
+        (bare.PSYCOPG, 1),
+        (bare.FIFO, 1),
+        (bare.PSYCOPG, 5),
+        (bare.FIFO, 10),
+        (bare.LIFO, 10),
+        ("peewee", 10),
+    ):
+        yield Bar(f"(a) {rival} / pool", one_thread(rival), ours, at_least=times)
+
+    for scenario in (bare.ZERO_HOLD, bare.SHORT_HOLD):
+        jain = contended(scenario, bare.OURS, "jain")
+        yield Bar(f"(b) Jain's index, {scenario}", jain, at_least=0.95)
+    yield Bar(
+        "(b) no hold: served/s, pool / psycopg_pool",
+        contended(bare.ZERO_HOLD, bare.OURS, "throughput"),
+        contended(bare.ZERO_HOLD, bare.PSYCOPG, "throughput"),
+        at_least=2,
+    )
+    p99 = contended(bare.SHORT_HOLD, bare.OURS, "p99")
+    yield Bar(
+        "(b) 200 us hold: p99 wait, pool / psycopg_pool",
+        p99,
+        contended(bare.SHORT_HOLD, bare.PSYCOPG, "p99"),
+        1,
+    )
+    yield Bar(
+        "(b) 200 us hold: max wait / p99 wait",
+        contended(bare.SHORT_HOLD, bare.OURS, "max"),
+        p99,
+        2,
+    )
+
+    warm = spike(bare.WARM, "started")
+    yield Bar("(c) 5 warm: connections opened", warm, at_most=1)
+    yield Bar("(c) 5 warm: connections opened", warm, at_most=0)
+    for limit in (60, 34):
+        last = spike(bare.WARM, "last")
+        yield Bar("(c) 5 warm: ms until all are served", last, at_most=limit)
+    yield Bar("(c) 0 warm: connections opened", spike(bare.COLD, "started"), at_most=6)
+
+    yield from cycle_bars()
+    yield from request_bars()
+    yield from fault_bars()
+
+    from_1_to_200 = [
+        ("i", bare.Scaling.by_connections(count), bare.OURS, "cpu")
+        for count in (200, 1)
+    ]
+    yield Bar("(i) (a) with 200 connections / with 1", *from_1_to_200, at_most=1.1)
+    from_8_to_64 = [
+        ("i", bare.Scaling.by_threads(count), bare.OURS, "throughput")
+        for count in (64, 8)
+    ]
+    yield Bar("(i) (b) with 64 threads / with 8", *from_8_to_64, at_least=0.8)
+
+
+def cycle_bars():
+    """
+    The end of a use is close() where there's a pool, and what ends it without
+    closing where the connection is persistent.
+    """
+    for metric in ("wall", "cpu"):
+        for through in django_cycle.THROUGH:
+            text = f"(d) {metric}, {through}: "
+            close = django_cycle.scenario("close()", through)
+            old = django_cycle.scenario("close_old_connections()", through)
+            ours = cycle(close, django_cycle.OURS, metric)
+            persistent = cycle(old, django_cycle.PERSISTENT, metric)
+            stock = cycle(close, django_cycle.STOCK_POOL, metric)
+            yield Bar(text + "pool / persistent", ours, persistent, 2)
+            yield Bar(text + "pool / persistent", ours, persistent, 1.25)
+            yield Bar(text + "stock's pool / pool", stock, ours, at_least=3)
+            yield Bar(text + "stock's pool / pool", stock, ours, at_least=5)
+            # Both with CONN_HEALTH_CHECKS.
+            yield Bar(
+                text + "the same, health checks",
+                cycle(close, django_cycle.STOCK_POOL_CHECKED, metric),
+                cycle(close, django_cycle.OURS_CHECKED, metric),
+                at_least=20,
+            )
+
+
+def request_bars():
+    """On PostgreSQL with gunicorn: what a quick run measures, too."""
+    scenario = web.Requests.scenario("PostgreSQL", "wsgi")
+
+    def requests(rival, metric):
+        return ("e", scenario, rival, metric)
+
+    ours = requests(django_cycle.OURS, "rate")
+    for rival in web.QUICK[1:]:
+        least = 0.98 if rival == django_cycle.PERSISTENT else 1
+        yield Bar(
+            f"(e) requests/s, pool / {rival}",
+            ours,
+            requests(rival, "rate"),
+            at_least=least,
+        )
+    for rival in web.QUICK[1:]:
+        yield Bar(
+            f"(e) p99, pool / {rival}",
+            requests(django_cycle.OURS, "p99"),
+            requests(rival, "p99"),
+            at_most=1,
+        )
+    peak = requests(django_cycle.OURS, "peak")
+    yield Bar("(e) connections at once", peak, at_most=django_cycle.MAX_SIZE)
+    yield Bar("(e) failed requests", requests(django_cycle.OURS, "failed"), at_most=0)
+
+
+def fault_bars():
+    def dirty(kind, metric, rival=django_cycle.OURS):
+        return ("f", django_cycle.DirtyReturn.scenario(kind), rival, metric)
+
+    spare = django_cycle.DirtyReturn.with_spare
+    clean, *kinds = django_cycle.DirtyReturn.kinds
+    yield Bar("(f) clean: round trips", dirty(clean, "on return"), at_most=0)
+    for kind in kinds:
+        text = f"(f) {kind}: "
+        trips = dirty(kind, "round trips")
+        yield Bar(text + "round trips", trips, at_most=1)
+        yield Bar(text + "still there", dirty(kind, "leaks"), at_most=0)
+        waiting = dirty(kind, "on the way", spare)
+        yield Bar(text + "on the way, another idle", waiting, at_most=0)
+
+    def recovery(metric):
+        return ("g", django_cycle.Recovery.scenario, django_cycle.OURS, metric)
+
+    yield Bar("(g) failed requests", recovery("failed"), at_most=0)
+    yield Bar(
+        "(g) ms until all are served, one connect left out",
+        recovery("more than a connect"),
+        at_most=50,
+    )

@@ -1,0 +1,161 @@
+"""The command line of scripts/bench."""
+
+import argparse
+import contextlib
+import sys
+import time
+from pathlib import Path
+
+from pooltools import ToolError
+from pooltools.processes import exit_on_signals
+
+from . import bare, django_cycle, documents, report, web
+from .bars import bars
+from .environments import PATCHED, ROOT, STOCK
+from .lab import Lab
+from .results import Results
+from .runner import run
+
+WORKLOADS = {
+    workload.letter: workload
+    for workload in sorted(
+        [
+            bare.OneThread(),
+            bare.Contended(),
+            bare.Spike(),
+            django_cycle.Cycle(),
+            django_cycle.DirtyReturn(),
+            django_cycle.Recovery(),
+            django_cycle.Memory(),
+            web.Requests(),
+            web.Scaling(),
+        ],
+        key=lambda workload: workload.letter,
+    )
+}
+# Odd numbers, so that a median is something that was measured.
+ROUNDS_QUICK = 3
+ROUNDS_FULL = 5
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    exit_on_signals()
+    try:
+        with contextlib.ExitStack() as stack:
+            return bench(options, stack)
+    except ToolError as error:
+        print(f"scripts/bench: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def parse(arguments):
+    listed = "\n".join(f"  {key}  {item.title}" for key, item in WORKLOADS.items())
+    parser = argparse.ArgumentParser(
+        prog="scripts/bench",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Measure the pool and its rivals side by side: in rounds, A B C "
+        "A B C ...,\neach measurement in a process of its own.\n\n" + listed,
+    )
+    parser.add_argument(
+        "workloads",
+        nargs="*",
+        metavar="WORKLOAD",
+        help=f"{', '.join(WORKLOADS)}; all of them by default",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="about five minutes instead of an hour"
+    )
+    parser.add_argument(
+        "--bars",
+        action="store_true",
+        help="measure what the bars need, print them, and fail if one isn't met",
+    )
+    parser.add_argument("--rounds", type=int, help="how many")
+    parser.add_argument(
+        "--output", type=Path, metavar="FILE", help="where to write the results, JSON"
+    )
+    parser.add_argument(
+        "--write-docs",
+        action="store_true",
+        help="write tables and charts into the documentation",
+    )
+    parser.add_argument(
+        "--from",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        help="measure nothing, show the results in a file",
+    )
+    parser.add_argument("--python", metavar="PATH", help="the Python to use")
+    options = parser.parse_args(arguments)
+    for letter in options.workloads:
+        if letter not in WORKLOADS:
+            parser.error(
+                f"There's no workload {letter!r}, only {', '.join(WORKLOADS)}."
+            )
+    if options.rounds is not None and options.rounds < 1:
+        parser.error("--rounds must be 1 or more.")
+    return options
+
+
+def bench(options, stack):
+    start = time.monotonic()
+    lab = Lab(stack, options.quick, options.python)
+    all_bars = list(bars())
+    if options.file:
+        results = load(options.file)
+    else:
+        letters = options.workloads or list(WORKLOADS)
+        if options.bars and not options.workloads:
+            letters = sorted({bar.workload for bar in all_bars})
+        results = measure(letters, lab, options)
+    letters = [key for key in WORKLOADS if results.scenarios(key)]
+    for letter in letters:
+        report.print_workload(WORKLOADS[letter], results)
+    print()
+    report.print_about(results.about)
+    met = True
+    if options.bars:
+        judged = [
+            (bar, *bar.judge(results)) for bar in all_bars if bar.workload in letters
+        ]
+        report.print_bars(judged)
+        met = all(ok for _, _, ok in judged)
+    report.print_errors(results.errors)
+    if options.write_docs:
+        documents.write(results, WORKLOADS.values(), lab)
+    print(f"\nTook {time.monotonic() - start:.0f} s.", flush=True)
+    return 0 if met and not results.errors else 1
+
+
+def measure(letters, lab, options):
+    """Run workloads. Return the results, which are also written to a file."""
+    for name in (PATCHED, STOCK):
+        lab.python(name)
+    results = Results()
+    results.about.update(lab.describe(), quick=options.quick)
+    load_before = results.about["machine"]["load"]
+    rounds = options.rounds or lab.pick(ROUNDS_QUICK, ROUNDS_FULL)
+    output = options.output or ROOT / "dist" / "bench" / "results.json"
+    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        for letter in letters:
+            run(WORKLOADS[letter], lab, results, rounds)
+    finally:
+        # Also what was measured before something went wrong. By now the
+        # servers are known, too.
+        results.about.update(lab.describe())
+        results.about["machine"]["load"] = load_before
+        results.save(output)
+        print(f"\nThe results are in {output}.", flush=True)
+    return results
+
+
+def load(file):
+    try:
+        return Results.load(file)
+    except (OSError, ValueError, KeyError) as error:
+        raise ToolError(f"{file} can't be read as results: {error}")

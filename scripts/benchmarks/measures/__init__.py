@@ -1,0 +1,1 @@
+"""What is measured, in a process and an environment of the rival's own."""

@@ -1,0 +1,120 @@
+"""Pools alone: one thread, many threads, a spike."""
+
+import threading
+import time
+
+from .rivals import RIVALS, Opener
+from .timing import quantile, time_loop
+
+
+def cycle(rival, size, seconds):
+    """Borrow and give back in one thread, all connections open."""
+    pool = RIVALS[rival](size, Opener(), warm=size)
+    figures = time_loop(pool.loop, seconds)
+    pool.stop()
+    return figures
+
+
+def contend(rival, size, threads, hold, think, seconds):
+    """More threads than connections, each at it again at once."""
+    pool = RIVALS[rival](size, Opener(), warm=size)
+    clock = time.perf_counter
+    waits = [[] for _ in range(threads)]
+    served = [0] * threads
+    barrier = threading.Barrier(threads + 1)
+    end = None
+
+    def work(number):
+        acquire, release, note = pool.acquire, pool.release, waits[number].append
+        count = 0
+        barrier.wait()
+        while True:
+            start = clock()
+            handle = acquire()
+            now = clock()
+            # The last wait may end after the end: it isn't served, but it
+            # was waited for.
+            note(now - start)
+            if now >= end:
+                release(handle)
+                break
+            count += 1
+            if hold:
+                time.sleep(hold)
+            release(handle)
+            if think:
+                time.sleep(think)
+        served[number] = count
+
+    workers = [threading.Thread(target=work, args=[n]) for n in range(threads)]
+    for worker in workers:
+        worker.start()
+    cpu = time.process_time()
+    end = clock() + seconds
+    barrier.wait()
+    for worker in workers:
+        worker.join()
+    cpu = time.process_time() - cpu
+    pool.stop()
+    total = sum(served)
+    ordered = sorted(wait for part in waits for wait in part)
+    return {
+        "throughput": total / seconds,
+        "p50": quantile(ordered, 0.50) * 1e3,
+        "p99": quantile(ordered, 0.99) * 1e3,
+        "max": ordered[-1] * 1e3,
+        "jain": jain(served),
+        "starved": sum(count == 0 for count in served),
+        "cpu": cpu / total * 1e6,
+    }
+
+
+def jain(counts):
+    """
+    Return Jain's index of fairness: 1 if all are served alike, 1/n if one of n
+    is served alone.
+    """
+    squares = sum(count * count for count in counts)
+    return sum(counts) ** 2 / (len(counts) * squares) if squares else 0.0
+
+
+def spike(rival, size, warm, clients, connect, query):
+    """Many clients at once, for each one short query; connecting is slow."""
+    opener = Opener(connect)
+    pool = RIVALS[rival](size, opener, warm=warm)
+    opened = opener.finished
+    started = opener.started
+    clock = time.perf_counter
+    done = [0.0] * clients
+    # The latter with a timeout, for a pool that loses one.
+    ready, go = threading.Barrier(clients + 1), threading.Event()
+
+    def work(number):
+        ready.wait()
+        go.wait()
+        handle = pool.acquire()
+        time.sleep(query)
+        pool.release(handle)
+        done[number] = clock()
+
+    workers = [threading.Thread(target=work, args=[n]) for n in range(clients)]
+    for worker in workers:
+        worker.start()
+    ready.wait()
+    # All are asleep then.
+    time.sleep(0.1)
+    begin = clock()
+    go.set()
+    for worker in workers:
+        worker.join()
+    at_the_end = opener.finished - opened
+    # What was started is opened sooner or later.
+    time.sleep(2 * connect)
+    result = {
+        "last": (max(done) - begin) * 1e3,
+        "median": (sorted(done)[clients // 2] - begin) * 1e3,
+        "opened": at_the_end,
+        "started": opener.started - started,
+    }
+    pool.stop()
+    return result

@@ -1,0 +1,141 @@
+"""Reads the command line, starts what the campaign needs, and runs it."""
+
+import argparse
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+from pooltools import ToolError
+from pooltools.envs import Environment, build_environment
+from pooltools.processes import exit_on_signals
+from pooltools.pythons import find_python
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+SCRIPTS = ROOT / "scripts"
+# Django's.
+OLDEST_PYTHON = (3, 12)
+DRIVERS = {"postgresql": "psycopg", "mariadb": "MySQLdb"}
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    exit_on_signals()
+    try:
+        provide(options)
+        violations = run(options)
+    except ToolError as error:
+        print(f"Error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 1 if violations else 0
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(
+        prog="scripts/chaos",
+        description="Run a Django workload through the pool while faults are "
+        "injected, and check that nothing is lost. Ends with status 1 if it is.",
+    )
+    parser.add_argument("--database", choices=DRIVERS, default="postgresql")
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, help="of what is random (default: any)")
+    parser.add_argument("--faults", help="names with commas in between (default: all)")
+    parser.add_argument("--threads", type=int, default=12)
+    parser.add_argument("--max-size", type=int, default=5)
+    parser.add_argument("--timeout", type=float, default=5, help="POOL['timeout']")
+    parser.add_argument(
+        "--pool", type=json.loads, default={}, help="more of POOL, as JSON"
+    )
+    parser.add_argument("--build", type=Path, default=ROOT / "build")
+    options = parser.parse_args(arguments)
+    if options.seed is None:
+        options.seed = int(time.time())
+    return options
+
+
+def provide(options):
+    """Find Django and the driver, if need be in another environment."""
+    build = options.build.resolve()
+    if not (build / "django" / "db" / "pool").is_dir():
+        raise ToolError("Assemble the tree first, with scripts/tree assemble.")
+    sys.path.insert(0, str(build))
+    wanted = ("asgiref", "sqlparse", DRIVERS[options.database])
+    if sys.version_info >= OLDEST_PYTHON and all(
+        map(importlib.util.find_spec, wanted)
+    ):
+        return
+    environment = Environment(ROOT, ".venvs/test", find_python())
+    if Path(sys.prefix).resolve() == environment.directory.resolve():
+        raise ToolError(f"{environment.directory} is broken, remove it.")
+    build_environment(environment, build)
+    python = str(environment.python)
+    os.execv(python, [python, str(SCRIPTS / "chaos"), *sys.argv[1:]])
+
+
+def run(options):
+    """Run the campaign. Return its violations."""
+    from .proxy import Proxy
+    from .target import TARGETS
+
+    print(
+        f"{options.database}, seed {options.seed}, {options.threads} threads, "
+        f"max_size {options.max_size}, timeout {options.timeout:g} s",
+        flush=True,
+    )
+    with TARGETS[options.database]() as target, Proxy(target.server.port) as proxy:
+        configure(options, target, proxy)
+        return run_campaign(options, target, proxy)
+
+
+def configure(options, target, proxy):
+    import django
+    from django.conf import settings
+
+    from .backends import Credentials
+
+    Credentials.password = target.password
+    pool = {
+        "max_size": options.max_size,
+        "timeout": options.timeout,
+        **options.pool,
+    }
+    settings.configure(
+        DATABASES={"default": {**target.settings(proxy.port), "POOL": pool}},
+        INSTALLED_APPS=["chaos_campaign"],
+        DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
+        USE_TZ=True,
+        # A pool logs what it mends; here that is the normal case.
+        LOGGING_CONFIG=None,
+    )
+    django.setup()
+
+
+def run_campaign(options, target, proxy):
+    from django.apps import apps
+    from django.db import connection
+
+    from .campaign import Campaign
+    from .faults import FAULTS
+    from .report import print_report
+    from .workload import Workload
+
+    names = options.faults.split(",") if options.faults else list(FAULTS)
+    if unknown := set(names) - set(FAULTS):
+        raise ToolError(
+            f"There's no fault {', '.join(sorted(unknown))}. There are:", FAULTS
+        )
+    workload = Workload(options.threads, options.seed)
+    with connection.schema_editor() as editor:
+        for model in apps.get_app_config("chaos_campaign").get_models():
+            editor.create_model(model)
+    workload.fill()
+    connection.close()
+    campaign = Campaign(target, proxy, workload, options.timeout, options.seed)
+    campaign.run(options.seconds, names, options.max_size)
+    print_report(campaign)
+    sys.stdout.flush()
+    return campaign.violations

@@ -1,0 +1,295 @@
+"""Tests of the benchmarks. Nothing is installed for them."""
+
+import contextlib
+import io
+import os
+import socket
+import sys
+import tempfile
+import threading
+import time
+import unittest
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks import bare, cli, report, serving  # NOQA: E402
+from benchmarks.bars import Bar, bars  # NOQA: E402
+from benchmarks.cases import Workload  # NOQA: E402
+from benchmarks.cpu import cpu_seconds  # NOQA: E402
+from benchmarks.measures import bare as measures  # NOQA: E402
+from benchmarks.measures.timing import quantile, time_loop  # NOQA: E402
+from benchmarks.measures.wire import Wire  # NOQA: E402
+from benchmarks.results import Results, show  # NOQA: E402
+from benchmarks.runner import run  # NOQA: E402
+
+from pooltools import ToolError  # NOQA: E402
+
+
+class FakeServer:
+    name = "postgresql"
+    settings = {"ENGINE": "django.db.backends.postgresql", "HOST": "", "NAME": "x"}
+
+
+class FakeLab:
+    """Enough of a Lab to list cases."""
+
+    def __init__(self, quick):
+        self.quick = quick
+        self.stack = contextlib.ExitStack()
+
+    def pick(self, quick, full):
+        return quick if self.quick else full
+
+    def server(self, name):
+        return FakeServer
+
+
+class FakeCase:
+    def __init__(self, rival, figures, log):
+        self.scenario = "somewhere"
+        self.rival = rival
+        self.figures = iter(figures)
+        self.log = log
+
+    def measure(self, lab):
+        self.log.append(self.rival)
+        figure = next(self.figures)
+        if isinstance(figure, Exception):
+            raise figure
+        return {"speed": figure}
+
+
+class FakeWorkload(Workload):
+    letter = "x"
+    title = "nothing in particular"
+    columns = [("speed", "Speed", 1)]
+    ratio = "speed"
+
+    def __init__(self, *cases):
+        self.all_cases = cases
+
+    def cases(self, lab):
+        return self.all_cases
+
+
+def run_quietly(*args):
+    with contextlib.redirect_stdout(io.StringIO()) as output:
+        run(*args)
+    return output.getvalue()
+
+
+class RunnerTests(unittest.TestCase):
+    def test_rounds_are_interleaved(self):
+        log = []
+        workload = FakeWorkload(
+            FakeCase("a", [1, 2, 3], log), FakeCase("b", [4, 5, 6], log)
+        )
+        results = Results()
+        run_quietly(workload, FakeLab(True), results, 3)
+        self.assertEqual("".join(log), "ababab")
+        values = results.values("x", "somewhere", "b", "speed")
+        self.assertEqual(values, [4, 5, 6])
+
+    def test_a_rival_that_fails_does_not_stop_the_others(self):
+        log = []
+        workload = FakeWorkload(
+            FakeCase("a", [1, ToolError("It broke."), 3], log),
+            FakeCase("b", [4, 5, 6], log),
+        )
+        results = Results()
+        output = run_quietly(workload, FakeLab(True), results, 3)
+        self.assertIn("FAILED", output)
+        self.assertEqual("".join(log), "ababb")
+        self.assertEqual(len(results.errors), 1)
+        self.assertEqual(results.errors[0]["error"], "It broke.")
+
+
+class ResultsTests(unittest.TestCase):
+    def setUp(self):
+        self.results = Results()
+        log = []
+        cases = FakeCase("ours", [1, 2, 9], log), FakeCase("other", [2, 8, 9], log)
+        run_quietly(FakeWorkload(*cases), FakeLab(True), self.results, 3)
+        self.ours = ("x", "somewhere", "ours", "speed")
+        self.other = ("x", "somewhere", "other", "speed")
+
+    def test_ratio_is_of_rounds_not_of_medians(self):
+        ratio = self.results.ratio(self.other, self.ours)
+        self.assertEqual((ratio.median, ratio.least, ratio.most), (2, 1, 4))
+
+    def test_what_was_not_measured_has_no_median_and_no_ratio(self):
+        missing = ("x", "somewhere", "nobody", "speed")
+        self.assertIsNone(self.results.median(*missing))
+        self.assertIsNone(self.results.ratio(self.ours, missing))
+        bar = Bar("no bar", missing, at_most=1)
+        self.assertEqual(bar.judge(self.results), (None, None))
+
+    def test_saved_results_are_the_same_when_loaded(self):
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / "results.json"
+            self.results.save(file)
+            loaded = Results.load(file)
+        self.assertEqual(loaded.rounds, self.results.rounds)
+        self.assertEqual(loaded.about, self.results.about)
+
+    def test_bars_are_judged_by_the_median(self):
+        below = Bar("", self.other, self.ours, at_most=2)
+        self.assertIs(below.judge(self.results)[1], True)
+        above = Bar("", self.other, self.ours, at_least=2.1)
+        self.assertIs(above.judge(self.results)[1], False)
+        alone = Bar("", self.ours, at_least=2)
+        self.assertEqual(alone.judge(self.results), (2, True))
+
+    def test_tables(self):
+        workload = FakeWorkload()
+        [(scenario, header, rows)] = report.table(workload, self.results)
+        self.assertEqual(scenario, "somewhere")
+        self.assertEqual(header, ["", "Speed", "Speed / ours's"])
+        self.assertEqual(rows[0], ["ours", "2.0", "1 (1-1)"])
+        self.assertEqual(rows[1], ["other", "8.0", "2 (1-4)"])
+        lines = report.rst_table(header, rows)
+        self.assertEqual(lines[0], lines[2])
+        self.assertEqual(set(lines[0]), {"=", " "})
+
+    def test_show(self):
+        for number, text in [(0, "0"), (1.2345, "1.23"), (1234.5, "1234")]:
+            with self.subTest(number=number):
+                self.assertEqual(show(number), text)
+
+
+class BarsTests(unittest.TestCase):
+    def test_every_bar_is_about_something_that_is_measured(self):
+        for quick in (True, False):
+            lab = FakeLab(quick)
+            with lab.stack:
+                measured = {
+                    (letter, case.scenario, case.rival)
+                    for letter, workload in cli.WORKLOADS.items()
+                    for case in workload.cases(lab)
+                }
+            for bar in bars():
+                for where in (bar.one, bar.other):
+                    with self.subTest(quick=quick, bar=bar.text):
+                        if where is not None:
+                            self.assertIn(where[:3], measured)
+
+    def test_an_unknown_workload_is_named(self):
+        with contextlib.redirect_stderr(io.StringIO()) as output:
+            with self.assertRaises(SystemExit):
+                cli.parse(["a", "z"])
+        self.assertIn("'z'", output.getvalue())
+
+
+class MeasuresTests(unittest.TestCase):
+    def test_jain(self):
+        self.assertEqual(measures.jain([5, 5, 5, 5]), 1)
+        self.assertEqual(measures.jain([5, 0, 0, 0]), 0.25)
+        self.assertEqual(measures.jain([0, 0]), 0)
+
+    def test_quantile(self):
+        ordered = list(range(100))
+        self.assertEqual(quantile(ordered, 0.5), 50)
+        self.assertEqual(quantile(ordered, 0.99), 99)
+        self.assertEqual(quantile([], 0.5), 0)
+
+    def test_time_loop_tells_sleep_from_work(self):
+        def loop(n):
+            for _ in range(n):
+                time.sleep(0.005)
+
+        figures = time_loop(loop, 0.1)
+        self.assertGreaterEqual(figures["wall"], 5000)
+        self.assertLess(figures["cpu"], 2500)
+
+    def test_contended_queue_serves(self):
+        figures = measures.contend("queue.LifoQueue", 2, 4, 0.001, 0, 0.3)
+        self.assertGreater(figures["throughput"], 10)
+        # Two connections, a millisecond each.
+        self.assertLessEqual(figures["throughput"], 2000)
+        self.assertLessEqual(figures["jain"], 1)
+
+    def test_one_thread(self):
+        figures = measures.cycle(bare.FLOOR, 8, 0.05)
+        self.assertGreater(figures["cpu"], 0)
+
+
+class WireTests(unittest.TestCase):
+    def test_answers_are_counted_however_they_arrive(self):
+        with tempfile.TemporaryDirectory() as directory:
+            server = socket.socket(socket.AF_UNIX)
+            server.bind(str(Path(directory) / ".s.PGSQL.1"))
+            server.listen()
+            wire = Wire(directory, 1)
+            client = socket.socket(socket.AF_UNIX)
+            client.connect(str(Path(wire.directory) / ".s.PGSQL.1"))
+            session, _ = server.accept()
+            client.sendall(b"query")
+            self.assertEqual(session.recv(5), b"query")
+            ready = b"Z\0\0\0\5I"
+            # A row that looks like it, and one in two parts.
+            row = b"D\0\0\0\x0aZ\0\0\0\5I"
+            answer = row + ready + ready
+            for part in (answer[:-3], answer[-3:]):
+                session.sendall(part)
+                received = b""
+                while len(received) < len(part):
+                    received += client.recv(100)
+            self.assertEqual(wire.trips, 2)
+            self.assertEqual(wire.sessions, 1)
+            for connection in (client, session, server):
+                connection.close()
+
+
+WRK = """\
+Running 3s test @ http://127.0.0.1:8000/sync/
+  1 threads and 16 connections
+  Thread Stats   Avg      Stdev     Max   +/- Stdev
+    Latency    33.46ms    6.94ms  97.09ms   89.55%
+    Req/Sec   480.87     34.79   530.00     80.00%
+  Latency Distribution
+     50%   32.39ms
+     75%   35.29ms
+     90%   39.64ms
+     99%    1.05s
+  1437 requests in 3.00s, 403.98KB read
+  Socket errors: connect 1, read 2, write 0, timeout 4
+  Non-2xx or 3xx responses: 10
+Requests/sec:    478.60
+Transfer/sec:    134.55KB
+"""
+
+
+class ServingTests(unittest.TestCase):
+    def test_wrk_is_understood(self):
+        figures = serving.parse(WRK)
+        self.assertEqual(figures["rate"], 478.6)
+        self.assertEqual(figures["requests"], 1437)
+        self.assertEqual(figures["failed"], 17)
+        self.assertEqual(figures["p50"], 32.39)
+        self.assertEqual(figures["p99"], 1050)
+
+    @unittest.skipUnless(os.path.isdir("/proc/self"), "needs /proc")
+    def test_cpu_of_threads_and_ended_children_counts(self):
+        before = cpu_seconds(os.getpid())
+        thread = threading.Thread(target=burn)
+        thread.start()
+        thread.join()
+        self.assertGreaterEqual(cpu_seconds(os.getpid()) - before, 0.1)
+        before = cpu_seconds(os.getpid())
+        child = os.fork()
+        if not child:
+            burn()
+            os._exit(0)
+        os.waitpid(child, 0)
+        self.assertGreaterEqual(cpu_seconds(os.getpid()) - before, 0.1)
+
+
+def burn(seconds=0.2):
+    end = time.thread_time() + seconds
+    while time.thread_time() < end:
+        pass
+
+
+if __name__ == "__main__":
+    unittest.main()
