@@ -64,9 +64,7 @@ def provide(options):
         raise ToolError("Assemble the tree first, with scripts/tree assemble.")
     sys.path.insert(0, str(build))
     wanted = ("asgiref", "sqlparse", DRIVERS[options.database])
-    if sys.version_info >= OLDEST_PYTHON and all(
-        map(importlib.util.find_spec, wanted)
-    ):
+    if sys.version_info >= OLDEST_PYTHON and all(map(importlib.util.find_spec, wanted)):
         return
     environment = Environment(ROOT, ".venvs/test", find_python())
     if Path(sys.prefix).resolve() == environment.directory.resolve():
