@@ -9,6 +9,7 @@ import logging
 import threading
 import weakref
 
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.utils import CursorWrapper
 
 from .exceptions import LeaseEnded
@@ -17,6 +18,8 @@ from .registry import pool_for, snapshot
 from .state import DEAD, UNCLEAN
 
 logger = logging.getLogger("django.db.pool")
+
+CONNECT = BaseDatabaseWrapper.connect
 
 # Handles are looked through for dead ones when there are this many, and then
 # whenever their number has doubled.
@@ -43,6 +46,9 @@ class Borrower:
         self.lease = None
         # Whether an idle connection is fine if its probe has no doubts.
         self.trusting = False
+        # Whether the wrapper is as its connect() leaves it, but for the
+        # connection: see borrow_again().
+        self.is_ready = False
         # When the session is reset: the pool's option.
         self.reset = "auto"
         self.leak_warning = None
@@ -98,6 +104,23 @@ class Borrower:
             deadline = lease.deadline or slot.leased_at + pool.timeout
             lease = pool.acquire(owner=owner, deadline=deadline)
         self._open(wrapper, lease)
+
+    def borrow_again(self, wrapper):
+        """
+        Do what the wrapper's connect() would do, if all that's left of it is
+        to borrow. Return whether that was so.
+        """
+        if (
+            not self.is_ready
+            or not self.is_current(wrapper)
+            # It may be overridden, also by a test.
+            or type(wrapper).connect is not CONNECT
+            or "connect" in wrapper.__dict__
+        ):
+            return False
+        self.is_ready = False
+        self.borrow(wrapper)
+        return True
 
     def _is_fit(self, wrapper, slot):
         fit = False
@@ -176,6 +199,12 @@ class Borrower:
             if wrapper.in_atomic_block:
                 # The wrapper counts as connected until the block ends.
                 wrapper.connection = EndedConnection(wrapper.Database, pool.name)
+            elif not wrapper.savepoint_ids and not wrapper.atomic_blocks:
+                # The rest of what connect() sets. It set close_at to a time
+                # that has passed since, for CONN_MAX_AGE is 0.
+                wrapper.needs_rollback = wrapper.errors_occurred = False
+                wrapper.health_check_done = True
+                self.is_ready = True
             if not clean:
                 pool.discard(lease, UNCLEAN)
             elif dirty:

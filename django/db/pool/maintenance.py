@@ -50,6 +50,18 @@ def wake():
     _inbox.put(None)
 
 
+def join(timeout):
+    """
+    Wait until the thread has nothing left to do, at exit when all pools are
+    closed: it may be opening a connection that wants to be closed.
+
+    timeout: how long to wait at most, in seconds.
+    """
+    if (thread := _thread) is not None:
+        _inbox.put(None)
+        thread.join(max(timeout, 0))
+
+
 def _arrange_exit():
     global _exit_arranged
     if not _exit_arranged:

@@ -225,6 +225,7 @@ def _close_at_exit():
             step()
         except Exception as e:
             logger.debug("Closing a connection at exit: %s", e)
+    maintenance.join(end - time.monotonic())
 
 
 def arrange_exit():
