@@ -23,9 +23,10 @@ class DatabasePooling(BaseDatabasePooling):
         return super().get_fileno(connection)
 
     def in_transaction(self, connection):
-        # PyMySQL tells what the server said last, mysqlclient doesn't.
-        if (status := getattr(connection, "server_status", None)) is not None:
-            return bool(status & IN_TRANSACTION)
+        # PyMySQL tells what the server said, but not what it said after rows,
+        # those of INSERT ... RETURNING for one. mysqlclient doesn't tell.
+        if (getattr(connection, "server_status", None) or 0) & IN_TRANSACTION:
+            return True
         return None if connection.get_autocommit() else True
 
     def make_clean(self, wrapper, borrower):
