@@ -551,26 +551,25 @@ class ConnectionPool:
         if (limit := self.options.leak_warning) is None:
             return NEVER
         now = self._clock()
-        with self._lock:
-            held = [
-                (slot.leased_at, slot.owner)
-                for slot in self._state.slots
-                if slot.status is LEASED and isinstance(slot.owner, Holder)
-            ]
         # One that's borrowed from now on is looked at then.
         look_at = now + limit
-        for since, owner in held:
-            if owner.reported:
-                continue
-            if now - since < limit:
-                look_at = min(look_at, since + limit)
-                continue
-            owner.reported = True
+        overdue = []
+        with self._lock:
+            for slot in self._state.slots:
+                owner, since = slot.owner, slot.leased_at
+                if not isinstance(owner, Holder) or owner.reported:
+                    continue
+                if now - since < limit:
+                    look_at = min(look_at, since + limit)
+                else:
+                    owner.reported = True
+                    overdue.append((owner, now - since))
+        for owner, seconds in overdue:
             logger.warning(
                 "A connection of pool %r has been held for %.1f s by %s, which "
                 "borrowed it here:\n%s",
                 self.name,
-                now - since,
+                seconds,
                 owner,
                 owner.format_stack(),
             )
