@@ -127,7 +127,7 @@ class ConnectionPool:
                     refusal = PoolTimeout
                     state.counters.timeouts += 1
                 elif state.is_pausing(now):
-                    refusal = self._connect_error
+                    refusal = self._connect_error or PoolTimeout
                 else:
                     refusal = None if state.wait(waiter, now) else PoolFull
             if state.to_close:
@@ -201,8 +201,9 @@ class ConnectionPool:
         """
         with self._lock:
             lease.slot.session = session
-            self._connect_error = None
             self._state.opened(lease.slot, connection, self._clock())
+            # After the state, which may count on an error while it pauses.
+            self._connect_error = None
             self._wake()
         maintenance.wake()
 
@@ -537,9 +538,9 @@ class ConnectionPool:
                 return self._back_off(e)
             self._fill_since, self._fill_at = None, 0.0
             with self._lock:
-                self._connect_error = None
                 slot.session = session
                 self._state.supplied(slot, connection, self._clock())
+                self._connect_error = None
                 self._wake()
             self.close_condemned()
 
@@ -622,8 +623,11 @@ class ConnectionPool:
         to_wake = self._state.to_wake
         for waiter in to_wake:
             if waiter.slot is None:
-                closed = self._state.closed
-                waiter.refusal = PoolClosed if closed else self._connect_error
+                if self._state.closed:
+                    waiter.refusal = PoolClosed
+                else:
+                    # There's an error if nothing was interrupted halfway.
+                    waiter.refusal = self._connect_error or PoolTimeout
             waiter.wake.release()
         to_wake.clear()
 
