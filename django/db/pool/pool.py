@@ -1,5 +1,6 @@
 """
-A connection pool for threads: PoolState behind one lock.
+A connection pool for threads: PoolState behind one lock. Only an idle
+connection is taken and given back without it, see PoolState.take() and give().
 
 No SQL is run here, and no connection opened: a borrower that gets a permit
 opens one itself.

@@ -25,7 +25,8 @@ closed. That is why there are never more than ``max_size`` connections.
 These hold between any two calls:
 
 * A slot is in one status, and in ``idle`` if and only if that is IDLE.
-* If a connection is idle, nobody waits.
+* If a connection is idle, nobody waits: whoever stands in line looks for one,
+  and settle() serves the line where give() came in between.
 * If the patience of the first in line is over, no connection could be opened.
 * The line is served from its head. Nobody is served past it.
 """
@@ -181,10 +182,9 @@ class PoolState:
         """
         Return a slot LEASED with an idle connection, or None.
 
-        The one method that threads may call at any time. That's safe because
-        a deque's pop() hands each slot to one caller only, whose own the slot
-        is from then on, and because of the line: while somebody waits,
-        nothing is idle.
+        With give(), one of the two methods that threads may call at any time.
+        That's safe because a deque's pop() hands each slot to one caller
+        only, whose own the slot is from then on.
         """
         try:
             slot = self.take_idle()
