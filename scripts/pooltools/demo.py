@@ -1,26 +1,24 @@
 """The command line of scripts/demo."""
 
 import argparse
-import contextlib
 import http.client
 import json
 import os
 import re
 import secrets
 import signal
-import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
 from . import ToolError, demo_install, servers
+from .command import add_python_option, run_tool
 from .demo_report import print_comparison, print_pool
 from .processes import (
-    ends_with_parent,
-    exit_on_signals,
     free_port,
     run,
+    start_logged,
     stop_group,
     tail,
     wait_until,
@@ -34,16 +32,7 @@ WARM_UP = 1
 
 
 def main(arguments=None):
-    options = parse(arguments)
-    exit_on_signals()
-    try:
-        with contextlib.ExitStack() as stack:
-            return demonstrate(options, stack)
-    except ToolError as error:
-        print(f"scripts/demo: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run_tool("scripts/demo", demonstrate, parse(arguments))
 
 
 def parse(arguments):
@@ -62,11 +51,11 @@ def parse(arguments):
         "--serve", action="store_true", help="keep the site up in the end"
     )
     parser.add_argument("--port", type=int, help="where to serve it")
-    parser.add_argument("--python", metavar="PATH", help="the Python to use")
+    add_python_option(parser)
     return parser.parse_args(arguments)
 
 
-def demonstrate(options, stack):
+def demonstrate(stack, options):
     start = time.monotonic()
     environment = demo_install.install(ROOT, options.database, options.python)
     directory = stack.enter_context(
@@ -155,23 +144,16 @@ class Site:
 
     def start(self, pool):
         command = [
-            str(self.python),
+            self.python,
             "-m",
             "waitress",
             f"--threads={THREADS}",
             f"--listen=127.0.0.1:{self.port}",
             "config.wsgi:application",
         ]
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                ends_with_parent(command),
-                cwd=SITE,
-                env=self.environment(pool),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = start_logged(
+            command, self.log, cwd=SITE, env=self.environment(pool)
+        )
         if not wait_until(self.is_ready, 30, self.process):
             raise ToolError("The site doesn't answer. Its log:", tail(self.log))
 

@@ -122,10 +122,12 @@ def read_requirements(*files):
 def build_environment(environment, tree):
     """
     Fill the environment of the tests: what they can't do without, and what
-    Django's own tests use of the rest. Return the names that didn't install.
+    Django's own tests and those of hosts use of the rest. Return the names
+    that didn't install.
     """
     required = read_requirements(REQUIREMENTS / "test.txt")
     files = sorted((tree / "tests" / "requirements").glob("*.txt"))
+    files.append(REQUIREMENTS / "hosts.txt")
     wanted = [
         line
         for line in read_requirements(*files)

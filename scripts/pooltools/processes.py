@@ -71,6 +71,19 @@ def ends_with_parent(command, signal_name="TERM"):
     return ["setpriv", "--pdeathsig", signal_name, *command]
 
 
+def start_logged(command, log, **kwargs):
+    """Start a process that leads a group of its own and writes to a log."""
+    with open(log, "wb") as stream:
+        return subprocess.Popen(
+            ends_with_parent([str(part) for part in command]),
+            stdin=subprocess.DEVNULL,
+            stdout=stream,
+            stderr=stream,
+            start_new_session=True,
+            **kwargs,
+        )
+
+
 def stop_process(process, number=signal.SIGTERM, timeout=30):
     """Ask one process to end; kill it if it doesn't."""
     if process.poll() is None:

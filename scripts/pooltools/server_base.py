@@ -1,10 +1,12 @@
 """What the private servers have in common."""
 
 import atexit
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 from . import ToolError, packages
 from .processes import (
@@ -159,6 +161,26 @@ class Server:
     def restart(self, immediate=False):
         self.stop(immediate)
         self.start()
+
+    def freeze(self):
+        """Stop the server's processes. Return those that were stopped."""
+        stopped = []
+        queue = [self.process.pid]
+        while queue:
+            pid = queue.pop(0)
+            # The children are looked for when it can't have new ones.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGSTOP)
+                stopped.append(pid)
+            with contextlib.suppress(OSError):
+                for task in Path(f"/proc/{pid}/task").iterdir():
+                    queue += map(int, (task / "children").read_text().split())
+        return stopped
+
+    def thaw(self, stopped):
+        for pid in reversed(stopped):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
     def close(self):
         """Stop the server and remove all that it left."""

@@ -86,6 +86,9 @@ class MariaDB(Server):
             f"socket={self.socket}",
             f"pid-file={self.directory / 'mariadb.pid'}",
             f"init-file={self.directory / 'init.sql'}",
+            # When a server starts, it deletes the temporary tables that it
+            # finds, which may be another one's.
+            f"tmpdir={self.directory}",
             "bind-address=127.0.0.1",
             f"port={self.port}",
             "skip-name-resolve",

@@ -1,14 +1,13 @@
 """Start private servers around a command."""
 
 import argparse
-import contextlib
 import os
 import signal
 import subprocess
 import sys
 
-from . import ToolError
-from .processes import exit_on_signals, stop_process
+from .command import run_tool
+from .processes import stop_process
 from .server_mariadb import MariaDB
 from .server_pgbouncer import PgBouncer
 from .server_postgresql import PostgreSQL
@@ -68,16 +67,12 @@ def main(argv=None):
         position = argv.index("--")
         argv, command = argv[:position], argv[position + 1 :]
     options = vars(parser.parse_args(argv))
-    exit_on_signals()
-    try:
-        with contextlib.ExitStack() as stack:
-            servers = start(options.pop("servers"), stack, **options)
-            return run(command, environment(servers))
-    except ToolError as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run_tool("scripts/servers", serve, options, command)
+
+
+def serve(stack, options, command):
+    servers = start(options.pop("servers"), stack, **options)
+    return run(command, environment(servers))
 
 
 def run(command, variables):

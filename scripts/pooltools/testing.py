@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,7 @@ from .testing_docs import check_docs
 from .testing_plan import (
     DATABASES,
     DRIVERS,
+    LEASES,
     TIME_LIMIT,
     TIME_LIMIT_FULL,
     variants,
@@ -37,6 +39,10 @@ def main(arguments=None):
             print(step.title)
         return 0
     exit_on_signals()
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        # Started by a shell in the background. What the tests start inherits
+        # that, and is interrupted in vain.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
         return run_steps(steps, options)
     except ToolError as error:
@@ -77,6 +83,12 @@ def parse(arguments):
         "--pool", choices=["on", "off", "both"], help="run with or without the pool"
     )
     parser.add_argument(
+        "--lease",
+        choices=LEASES,
+        default=LEASES[0],
+        help="what the pool lends connections for (default: request)",
+    )
+    parser.add_argument(
         "--full",
         action="store_true",
         help="run the whole of Django's tests, with and without the pool",
@@ -114,13 +126,19 @@ class Step:
 def plan(options):
     """Return the steps that the options ask for."""
     pools = {"on": [True], "off": [False], "both": [True, False]}.get(options.pool, [])
-    chosen = variants(options.database, options.driver, pools)
+    chosen = variants(options.database, options.driver, pools, options.lease)
     if not chosen:
         raise SystemExit("scripts/test: no database has the drivers that were given.")
     if options.full:
         # With other drivers only if they were asked for.
         chosen = [v for v in chosen if v.is_primary or v.driver in options.driver]
-    selected = options.labels or options.database or options.driver or options.pool
+    selected = (
+        options.labels
+        or options.database
+        or options.driver
+        or options.pool
+        or options.lease != LEASES[0]
+    )
     steps = []
     if not (selected or options.full):
         steps.append(Step("patches, tree and style", check_tree))
@@ -161,7 +179,7 @@ def run_steps(steps, options):
         environment = Environment(ROOT, ".venvs/test", python)
         missing = build_environment(environment, options.build)
         for name in missing:
-            print(f"Not installed, so Django skips its tests: {name}", flush=True)
+            print(f"Not installed, so its tests are skipped: {name}", flush=True)
         scratch = Path(stack.enter_context(temporary_directory()))
         context = Context(options, environment.python, scratch)
         names = {step.database for step in steps} - {None, "sqlite"}

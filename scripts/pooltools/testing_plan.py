@@ -53,12 +53,28 @@ TIME_LIMIT = 600
 TIME_LIMIT_FULL = 5400
 
 
-class Variant(collections.namedtuple("Variant", "database driver pool")):
-    """A database, the driver for it, and whether the pool is on."""
+LEASES = ["request", "transaction"]
+
+
+class Variant(
+    collections.namedtuple("Variant", "database driver pool lease", defaults=LEASES[:1])
+):
+    """
+    A database, the driver for it, whether the pool is on, and what it lends
+    connections for.
+    """
 
     def __str__(self):
         driver = f" {self.driver}" if len(DRIVERS[self.database]) > 1 else ""
-        return f"{self.database}{driver}, pool {'on' if self.pool else 'off'}"
+        pool = "off"
+        if self.pool:
+            pool = "on" if self.lease == LEASES[0] else f"on, lease {self.lease}"
+        return f"{self.database}{driver}, pool {pool}"
+
+    @property
+    def pool_options(self):
+        """The value of POOL."""
+        return POOL if self.lease == LEASES[0] else {**POOL, "lease": self.lease}
 
     @property
     def is_primary(self):
@@ -71,7 +87,7 @@ class Variant(collections.namedtuple("Variant", "database driver pool")):
         return [*LABELS, *EXTRA_LABELS.get(self.database, [])]
 
 
-def variants(databases=(), drivers=(), pools=()):
+def variants(databases=(), drivers=(), pools=(), lease=LEASES[0]):
     """
     Return the variants to run; an empty argument doesn't restrict. By default
     the second and further drivers are only run with the pool.
@@ -85,5 +101,5 @@ def variants(databases=(), drivers=(), pools=()):
                 continue
             is_first = driver == names[0]
             for pool in pools or ((True, False) if is_first else (True,)):
-                chosen.append(Variant(database, driver, pool))
+                chosen.append(Variant(database, driver, pool, lease))
     return chosen

@@ -12,12 +12,17 @@ class Outcome:
         self.skipped = set(skipped)
         # Failures that the untouched Django has here, too.
         self.environment = set()
+        # Failures that were none when the tests were run alone, neither here
+        # nor in the untouched Django.
+        self.unsteady = set()
 
     def __str__(self):
         text = f"{len(self.passed)} passed, {len(self.failed)} failed, "
         text += f"{len(self.skipped)} skipped"
         if self.environment:
             text += f", {len(self.environment)} fail without this project, too"
+        if self.unsteady:
+            text += f", {len(self.unsteady)} pass alone"
         return text
 
 
@@ -51,23 +56,29 @@ class Report:
                 print(f"\n{'=' * 70}\nFAILED {test} ({title})\n{'-' * 70}")
                 print("\n".join(details.strip().splitlines()[-100:]))
         print()
-        self.print_environment()
+        self.print_excused(
+            "These fail on this machine without this project, too:",
+            [(title, outcome.environment) for title, outcome in self.outcomes],
+        )
+        self.print_excused(
+            "These failed, but pass alone, with and without this project:",
+            [(title, outcome.unsteady) for title, outcome in self.outcomes],
+        )
         minutes, seconds = divmod(int(time.monotonic() - self.start), 60)
         print(f"Took {minutes} min {seconds} s.")
         passed = sum(len(outcome.passed) for _, outcome in self.outcomes)
         failed = sum(len(outcome.failed) for _, outcome in self.outcomes)
         # What this machine can't run says nothing, as what is skipped.
         skipped = sum(
-            len(outcome.skipped) + len(outcome.environment)
+            len(outcome.skipped) + len(outcome.environment) + len(outcome.unsteady)
             for _, outcome in self.outcomes
         )
         print(f"{passed} passed, {failed} failed, {skipped} skipped", flush=True)
         return 1 if failed or not passed else 0
 
-    def print_environment(self):
-        found = [(t, o.environment) for t, o in self.outcomes if o.environment]
+    def print_excused(self, heading, found):
+        found = [(test, title) for title, tests in found for test in sorted(tests)]
         if found:
-            print("These fail on this machine without this project, too:")
-        for title, tests in found:
-            for test in sorted(tests):
-                print(f"  {test} ({title})")
+            print(heading)
+        for test, title in found:
+            print(f"  {test} ({title})")

@@ -76,15 +76,25 @@ class MariaDBChaosTests(ChaosTestsMixin, unittest.TestCase):
 
 
 class ArgumentTests(unittest.TestCase):
-    def test_unknown_database(self):
+    def assertRefused(self, message, *arguments):
         result = subprocess.run(
-            [sys.executable, CHAOS, "--database=nonsense"],
+            [sys.executable, CHAOS, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
         )
         self.assertEqual(result.returncode, 2)
-        self.assertIn("nonsense", result.stderr)
+        self.assertIn(message, result.stderr)
+
+    def test_unknown_database(self):
+        self.assertRefused("nonsense", "--database=nonsense")
+
+    def test_driver_of_another_database(self):
+        self.assertRefused(
+            "psycopg2 is no driver for mariadb",
+            "--database=mariadb",
+            "--driver=psycopg2",
+        )
 
 
 if __name__ == "__main__":

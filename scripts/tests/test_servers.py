@@ -157,6 +157,10 @@ class MariaDBTests(ServerTestsMixin, unittest.TestCase):
             stderr=subprocess.DEVNULL,
         )
 
+    def test_temporary_tables_are_its_own(self):
+        (directory,) = self.server.sql("SELECT @@tmpdir")
+        self.assertEqual(directory, str(self.server.directory))
+
     def test_charset(self):
         self.assertEqual(
             self.server.sql(

@@ -124,6 +124,16 @@ class FakeRunner(Runner):
         return self.directory
 
 
+class LeaseTests(unittest.TestCase):
+    def test_the_lease_is_part_of_the_title_and_of_the_options(self):
+        chosen = testing_plan.variants(["sqlite"], lease="transaction")[0]
+        self.assertEqual(str(chosen), "sqlite, pool on, lease transaction")
+        self.assertEqual(chosen.pool_options["lease"], "transaction")
+        usual = testing_plan.variants(["sqlite"])[0]
+        self.assertEqual(str(usual), "sqlite, pool on")
+        self.assertNotIn("lease", usual.pool_options)
+
+
 class EnvironmentFailuresTests(unittest.TestCase):
     def run_variant(self, *outcomes):
         variant = testing_plan.Variant("sqlite", "sqlite3", True)
@@ -138,15 +148,52 @@ class EnvironmentFailuresTests(unittest.TestCase):
         outcome, calls = self.run_variant(
             Outcome(failed={"app.A.ours": "x", "app.A.theirs": "x"}),
             Outcome(failed={"app.A.theirs": "x", "app.A.other": "x"}),
+            Outcome(failed={"app.A.ours": "x"}),
+            Outcome(["app.A.ours"]),
         )
         self.assertEqual(list(outcome.failed), ["app.A.ours"])
         self.assertEqual(outcome.environment, {"app.A.theirs"})
-        self.assertEqual(calls, [(True, ["app", "ours"]), (False, ["app"])])
+        self.assertEqual(calls[:2], [(True, ["app", "ours"]), (False, ["app"])])
+
+    def test_what_differs_is_run_alone(self):
+        failed = {"app.A.ours": "x", "app.A.unsteady": "x", "app.A.alone": "x"}
+        outcome, calls = self.run_variant(
+            Outcome(failed={**failed, "setUpClass (app.B)": "x"}),
+            Outcome(["app.A.ours", "app.A.unsteady", "app.A.alone", "app.B.b"]),
+            Outcome(
+                ["app.A.unsteady", "app.B.b"],
+                {"app.A.ours": "x", "app.A.alone": "x"},
+            ),
+            Outcome(["app.A.ours", "app.A.unsteady", "app.B.b"], {"app.A.alone": "x"}),
+        )
+        self.assertEqual(list(outcome.failed), ["app.A.ours"])
+        self.assertEqual(outcome.environment, {"app.A.alone"})
+        self.assertEqual(outcome.unsteady, {"app.A.unsteady", "setUpClass (app.B)"})
+        labels = ["app.A.alone", "app.A.ours", "app.A.unsteady", "app.B"]
+        self.assertEqual(calls[2:], [(True, labels), (False, labels)])
+
+    def test_what_was_not_run_again_has_failed(self):
+        outcome, calls = self.run_variant(
+            Outcome(failed={"app.A.ours": "x"}),
+            Outcome(["app.A.ours"]),
+            Outcome(),
+            Outcome(["app.A.ours"]),
+        )
+        self.assertEqual(list(outcome.failed), ["app.A.ours"])
 
     def test_our_own_tests_are_not_compared(self):
         outcome, calls = self.run_variant(Outcome(failed={"ours.A.test": "x"}))
         self.assertEqual(list(outcome.failed), ["ours.A.test"])
         self.assertEqual(len(calls), 1)
+
+
+class WorkingDirectoryTests(unittest.TestCase):
+    def test_no_label_is_a_directory_there(self):
+        """There's an app "base" among Django's tests."""
+        with tempfile.TemporaryDirectory() as directory:
+            runner = Runner("python", Path(directory), Path(directory), {})
+            (Path(directory) / "base").mkdir()
+            self.assertEqual(list(runner.working_directory().iterdir()), [])
 
 
 class ReportTests(unittest.TestCase):

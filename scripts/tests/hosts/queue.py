@@ -43,4 +43,7 @@ if __name__ == "__main__":
     pool, directory = sys.argv[1:]
     signal.alarm(60)
     threading.Thread(target=send, args=[directory], daemon=True).start()
-    app.worker_main(["worker", f"--pool={pool}", "--concurrency=2", "-l", "ERROR"])
+    quick = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
+    app.worker_main(
+        ["worker", f"--pool={pool}", "--concurrency=2", "-l", "ERROR", *quick]
+    )

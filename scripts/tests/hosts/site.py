@@ -14,11 +14,16 @@ from django.db import close_old_connections, connection  # NOQA: E402
 from django.http import JsonResponse  # NOQA: E402
 from django.urls import path  # NOQA: E402
 
+SESSION = {
+    "postgresql": "SELECT pg_backend_pid(), pg_sleep(0.01)",
+    "mysql": "SELECT CONNECTION_ID(), SLEEP(0.01)",
+}
+
 
 def identify():
     """Return the process's id and the session's, which takes a moment."""
     with connection.cursor() as cursor:
-        cursor.execute("SELECT pg_backend_pid(), pg_sleep(0.01)")
+        cursor.execute(SESSION[connection.vendor])
         return [os.getpid(), cursor.fetchone()[0]]
 
 
