@@ -5,7 +5,7 @@ Imported when a database's settings ask for a pool, not before. See
 docs/topics/db/pooling.txt.
 """
 
-from .exceptions import LeaseEnded, PoolClosed, PoolFull, PoolTimeout
+from .exceptions import LeaseEnded, PoolClosed, PoolDeadlock, PoolFull, PoolTimeout
 from .lease import Lease
 from .options import PoolOptions
 from .pool import ConnectionPool
@@ -17,6 +17,7 @@ __all__ = [
     "Lease",
     "LeaseEnded",
     "PoolClosed",
+    "PoolDeadlock",
     "PoolFull",
     "PoolOptions",
     "PoolStats",

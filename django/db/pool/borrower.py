@@ -8,12 +8,18 @@ holds at most one lease, from the wrapper's connect() to its close().
 import logging
 import threading
 import weakref
+from contextlib import contextmanager
 
+from django.db.async_routing import note
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.pooling import SHORTEST_LIMIT, count_references
 from django.db.backends.utils import CursorWrapper
 
+from . import calls
 from .exceptions import LeaseEnded
 from .lease import Holder
+from .pins import EXPLICIT, Holding
+from .policy import POLICIES
 from .registry import pool_for, snapshot
 from .state import DEAD, UNCLEAN
 
@@ -34,7 +40,13 @@ def borrower_for(wrapper):
         return None
     borrower.trusting = pool.options.check is False
     borrower.reset = pool.options.reset
+    borrower.reset_always = pool.options.reset not in ("auto", "never")
     borrower.leak_warning = pool.options.leak_warning
+    borrower.policy = POLICIES[pool.options.lease]
+    borrower.per_statement = borrower.asks_why = borrower.policy.per_statement
+    borrower.report_pins = pool.options.report_pins
+    borrower.is_noted = pool.options.concurrent_async
+    borrower.tells = borrower.is_noted or borrower.in_executor
     return borrower
 
 
@@ -51,15 +63,36 @@ class Borrower:
         self.is_ready = False
         # When the session is reset: the pool's option.
         self.reset = "auto"
+        self.reset_always = False
         self.leak_warning = None
+        # Whether asynchronous code asks which wrappers its callers use.
+        self.is_noted = False
+        # Whether the thread goes on to live after a call that borrows, and
+        # which call that is.
+        self.in_executor = calls.is_in_executor()
+        self.call = None
+        # Whether either is so.
+        self.tells = False
         # The settings that the pool was chosen by: see is_current().
         self.settings = snapshot(wrapper.settings_dict)
+        if "TEST" in self.settings:
+            # It doesn't matter. What's identical is compared faster.
+            self.settings["TEST"] = wrapper.settings_dict["TEST"]
         self.timezone_name = wrapper.timezone_name
         self.autocommit = wrapper.settings_dict["AUTOCOMMIT"]
         self.thread = threading.current_thread()
         # For messages. The pool must not hold the borrower itself: it would
         # never be found to be dead.
-        self.label = f"thread {self.thread.name!r}"
+        self.holding = Holding(wrapper)
+        # When to give back, and what keeps it from that.
+        self.policy = POLICIES["request"]
+        self.per_statement = False
+        # Whether it matters who calls ensure_connection().
+        self.asks_why = False
+        self.report_pins = False
+        self.pin_depth = 0
+        # Whether it's borrowing for somebody who hasn't used it yet.
+        self.is_borrowing = False
         self.wrapper = weakref.ref(wrapper)
         # Bits of what the statements under the present lease may leave
         # behind, see django.db.backends.base.statements.
@@ -85,11 +118,14 @@ class Borrower:
         """Give a wrapper without a connection one of the pool's."""
         if self.lease is not None:
             self.drop(wrapper)
+        if self.tells:
+            self._tell(wrapper)
         pool = self.pool
-        owner = self.label if self.leak_warning is None else Holder(self.label)
+        owner = self.holding if self.leak_warning is None else Holder(self.holding)
         lease = pool.acquire(None, owner)
         while (connection := (slot := lease.cell[0]).connection) is not None:
             self.lease = lease
+            self.is_borrowing = True
             wrapper.connection = connection
             wrapper.autocommit = self.autocommit
             if (session := slot.session).attributes:
@@ -98,12 +134,22 @@ class Borrower:
             self.interrupted = False
             if self.trusting and ((probe := session.probe) is None or not probe()):
                 return
-            if self._is_fit(wrapper, slot):
+            deadline = lease.deadline or slot.leased_at + pool.timeout
+            # Nobody has less time than this for asking the server.
+            end = max(deadline, slot.leased_at + SHORTEST_LIMIT)
+            if self._is_fit(wrapper, slot, end - pool.now()):
                 return
             pool.discard_dead()
-            deadline = lease.deadline or slot.leased_at + pool.timeout
+            pool.check_deadline(end)
             lease = pool.acquire(owner=owner, deadline=deadline)
         self._open(wrapper, lease)
+
+    def _tell(self, wrapper):
+        """Tell those who want to know that a connection is borrowed."""
+        if self.is_noted:
+            note(wrapper)
+        if self.in_executor:
+            calls.end_with_call(self)
 
     def borrow_again(self, wrapper):
         """
@@ -112,7 +158,10 @@ class Borrower:
         """
         if (
             not self.is_ready
-            or not self.is_current(wrapper)
+            # is_current(), without the call.
+            or self.settings != wrapper.settings_dict
+            or self.timezone_name != wrapper.timezone_name
+            or self.pool.closed
             # It may be overridden, also by a test.
             or type(wrapper).connect is not CONNECT
             or "connect" in wrapper.__dict__
@@ -122,10 +171,11 @@ class Borrower:
         self.borrow(wrapper)
         return True
 
-    def _is_fit(self, wrapper, slot):
+    def _is_fit(self, wrapper, slot, timeout):
+        pool = self.pool
         fit = False
         try:
-            fit = self.pool.pooling.is_fit(wrapper, slot, self.pool.options.check)
+            fit = pool.pooling.is_fit(wrapper, slot, pool.options.check, timeout)
         finally:
             # Also if the test was interrupted: its answer is still to come.
             if not fit:
@@ -149,6 +199,7 @@ class Borrower:
             raise
         self.pool.opened(lease, wrapper.connection, session)
         self.lease = lease
+        self.is_borrowing = True
         self.traces = 0
         self.interrupted = False
         if not self.is_current(wrapper):
@@ -169,25 +220,27 @@ class Borrower:
     def give_back(self, wrapper):
         """Give a wrapper's connection back, fit for the next borrower."""
         pool = self.pool
-        pooling = pool.pooling
         lease = self.lease
+        if self.policy.per_statement:
+            self.policy.end(self, wrapper)
         clean = dirty = False
         try:
             if self.handles:
                 self._end_handles()
-            slot = lease.slot
-            clean = (
-                slot is not None
-                and slot.connection is wrapper.connection
-                and pooling.make_clean(wrapper, self)
-                and not pooling.is_held(wrapper, slot.session)
-            )
-            if self.reset == "auto":
-                dirty = clean and pooling.needs_reset(
-                    wrapper, slot.session, self.traces
-                )
-            else:
-                dirty = self.reset != "never"
+            if lease.cell and (slot := lease.cell[0]).connection is wrapper.connection:
+                session = slot.session
+                if (
+                    not self.traces
+                    and (watch := session.watch) is not None
+                    and wrapper.autocommit is self.autocommit
+                    and not wrapper.errors_occurred
+                    # is_held(), without the call.
+                    and count_references(wrapper.connection) <= session.references
+                    and watch()
+                ):
+                    clean, dirty = True, self.reset_always
+                else:
+                    clean, dirty = self._make_clean(wrapper, session)
         except Exception as e:
             # The borrower has done its work. That its connection can't be
             # used any more is no trouble of its.
@@ -212,9 +265,23 @@ class Borrower:
             else:
                 pool.release(lease)
 
+    def _make_clean(self, wrapper, session):
+        """
+        Return whether a connection is fit for its next borrower, and whether
+        its session has to be reset before.
+        """
+        pooling = self.pool.pooling
+        clean = pooling.make_clean(wrapper, self) and not pooling.is_held(
+            wrapper, session
+        )
+        if self.reset == "auto":
+            return clean, clean and pooling.needs_reset(wrapper, session, self.traces)
+        return clean, self.reset_always
+
     def _give_up(self, wrapper, reason=UNCLEAN):
         """End a lease of a connection that nobody may use again."""
         lease, self.lease = self.lease, None
+        self.holding.clear()
         wrapper.connection = None
         self.pool.discard(lease, reason)
 
@@ -222,12 +289,24 @@ class Borrower:
 
     def observe(self, sql):
         """Take note of a statement before it's executed."""
-        self.traces |= self.pool.pooling.statement_judge.judge(sql)
+        if traces := self.pool.pooling.statement_judge.judge(sql):
+            self.traces |= traces
+            self.policy.note(self, sql, traces)
 
     # ##### Handles that outlive the lease #####
 
-    def track(self, cursor):
-        """Remember a cursor, Django's wrapper of it, until the lease ends."""
+    def track(self, cursor, name=None):
+        """
+        Remember a cursor, Django's wrapper of it, until the lease ends.
+
+        name: that of a cursor on the server.
+        """
+        if self.per_statement:
+            self.policy.watch(self, self.wrapper(), cursor, name is not None)
+        else:
+            self.remember(cursor)
+
+    def remember(self, cursor):
         handles = self.handles
         # Django's wrapper, perhaps the backend's, the driver's own: any of
         # them may be held by itself.
@@ -257,7 +336,53 @@ class Borrower:
             else:
                 cursor.close()
 
+    # ##### How long it lasts #####
+
+    def begin(self, wrapper):
+        """Have the wrapper's attribute set for a cursor that's to be made."""
+        attributes = wrapper.__dict__
+        if "connection" in attributes:
+            # Or it's about to connect.
+            pass
+        elif (lease := self.lease) is not None and lease.cell:
+            attributes["connection"] = lease.cell[0].connection
+        else:
+            try:
+                self.borrow_again(wrapper)
+            except Exception:
+                with wrapper.wrap_database_errors:
+                    raise
+        self.is_borrowing = True
+        self.asks_why = False
+
+    def rest(self, wrapper):
+        """Give back if the policy says so: nothing is under way just now."""
+        self.is_borrowing = False
+        self.asks_why = self.per_statement
+        self.policy.rest(self, wrapper)
+
+    @contextmanager
+    def pinned(self, wrapper):
+        """Keep the connection that's borrowed in the block, or before it."""
+        self.pin_depth += 1
+        try:
+            yield
+        finally:
+            self.pin_depth -= 1
+            if not self.pin_depth:
+                self.policy.unpin(self, wrapper, EXPLICIT)
+            self.rest(wrapper)
+
     # ##### When the borrower ends #####
+
+    def __del__(self):
+        # The pool would find the lease itself, but later.
+        try:
+            if (lease := self.lease) is not None and lease.cell:
+                lease.pool.abandon(lease.cell[0])
+        except Exception:
+            # The interpreter is shutting down, its modules are gone.
+            pass
 
     def end_with_thread(self):
         """Give back what a thread holds that ends."""
@@ -265,22 +390,57 @@ class Borrower:
         if self.lease is None or wrapper is None or wrapper.allow_thread_sharing:
             return
         try:
-            wrapper.close()
+            if self._is_at_rest(wrapper):
+                wrapper.close()
+            else:
+                # The server rolls back. Whoever waits for the thread to end,
+                # at exit for one, mustn't wait for a server.
+                self._give_up(wrapper)
         except Exception as e:
             logger.debug("Closing a connection at its thread's end: %s", e)
 
-    def end_at_exit(self):
-        """Close what is held at exit by this thread or by one that ended."""
-        if self.thread is threading.current_thread() or not self.thread.is_alive():
-            wrapper = self.wrapper()
-            if self.lease is not None and wrapper is not None:
-                self._give_up(wrapper)
+    def _is_at_rest(self, wrapper):
+        """
+        Return whether giving the connection back takes no answer of the
+        server.
+        """
+        return (
+            wrapper.autocommit is self.autocommit is True
+            and not wrapper.errors_occurred
+            and not self.interrupted
+            and not self.traces
+            and not self.pool.pooling.in_transaction(wrapper.connection)
+            and all(handle() is None for handle in self.handles)
+        )
+
+    def let_go_at_exit(self):
+        """
+        Take the connection from a wrapper of this thread, or of one that
+        ended. Return the lease, None if there was none to take.
+        """
+        if (wrapper := self.wrapper()) is None or self._is_of_another_thread():
+            return None
+        if (lease := self.lease) is not None:
+            self.lease = wrapper.connection = None
+        return lease
+
+    def _is_of_another_thread(self):
+        try:
+            return (
+                self.thread is not threading.current_thread() and self.thread.is_alive()
+            )
+        except RuntimeError:
+            # What stands for a thread that threading didn't start: a greenlet.
+            return False
 
     def forget(self):
         """After a fork, in the child: the lease isn't ours."""
         lease, self.lease = self.lease, None
         if lease is not None:
             lease.end()
+        for cursor in self.holding.open_cursors():
+            self.remember(cursor)
+        self.holding.clear()
         for handle in self.handles:
             if isinstance(cursor := handle(), CursorWrapper):
                 # Not closed: that could reach the parent's session.

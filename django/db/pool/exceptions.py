@@ -11,6 +11,14 @@ class PoolTimeout(OperationalError):
     """
 
 
+class PoolDeadlock(PoolTimeout):
+    """
+    Nobody could ever have been served: all who hold a connection of the pool
+    wait for one themselves. The message names them, with what pins their
+    connections and the stacks of their threads.
+    """
+
+
 class PoolFull(OperationalError):
     """``max_waiting`` borrowers were waiting already."""
 

@@ -22,7 +22,7 @@ class Holder:
         self.reported = False
 
     def __str__(self):
-        return self.label
+        return str(self.label)
 
     def format_stack(self):
         return "".join(self.stack.format())
@@ -33,21 +33,20 @@ class Lease:
     A one-shot token around one connection, or around the permit to open one.
 
     It ends when it's given to ConnectionPool.release(), discard() or
-    failed(), once, whoever comes first. A lease that is dropped without
-    having ended, by a borrower that died or by an exception at a bad moment,
-    is taken back by the pool.
+    failed(), once, whoever comes first. One that is dropped without having
+    ended, by a borrower that died or by an exception at a bad moment, is
+    found by ConnectionPool.reclaim_lost().
+
+    cell: a list that holds the slot until the lease ends. Of all who would
+        end it, list.pop() lets one succeed.
+    pool: the pool that lends.
+    deadline: by when the borrower wanted to be served, on the pool's clock,
+        None if it didn't have to wait.
     """
 
+    # The pool sets them. An __init__() would take longer than everything else
+    # that a borrow consists of.
     __slots__ = ("cell", "pool", "deadline")
-
-    def __init__(self, cell, pool, deadline=None):
-        # A list that holds the slot until the lease ends. Of all who would
-        # end it, list.pop() lets one succeed.
-        self.cell = cell
-        self.pool = pool
-        # By when the borrower wanted to be served, on the pool's clock, if it
-        # had to wait.
-        self.deadline = deadline
 
     @property
     def slot(self):
@@ -76,11 +75,3 @@ class Lease:
 
     def __repr__(self):
         return f"<Lease {'ended' if self.slot is None else self.slot!r}>"
-
-    def __del__(self):
-        if self.cell:
-            try:
-                self.pool.abandon(self.cell[0])
-            except Exception:
-                # The interpreter is shutting down, its modules are gone.
-                pass

@@ -12,7 +12,7 @@ import threading
 
 logger = logging.getLogger("django.db.pool")
 
-# Pairs of a step and its argument, or None to look at all pools again. It's a
+# Tuples of a step and its arguments, None to look at all pools again. It's a
 # SimpleQueue because its put() may be called by a destructor that interrupts
 # another put() or the holder of any lock.
 _inbox = queue.SimpleQueue()
@@ -52,14 +52,17 @@ def wake():
 
 def join(timeout):
     """
-    Wait until the thread has nothing left to do, at exit when all pools are
-    closed: it may be opening a connection that wants to be closed.
+    Wait until the thread has done what it was given, at exit: it may be
+    opening a connection that wants to be closed.
 
     timeout: how long to wait at most, in seconds.
     """
-    if (thread := _thread) is not None:
-        _inbox.put(None)
-        thread.join(max(timeout, 0))
+    done = threading.Event()
+    with _lock:
+        if _thread is None:
+            return
+        _inbox.put((done.set,))
+    done.wait(timeout)
 
 
 def _arrange_exit():

@@ -50,6 +50,7 @@ DRIVER_POOL_OPTIONS = {
 }
 
 ORDERS = ("lifo", "fifo")
+LEASES = ("request", "transaction")
 RESETS = ("auto", "always", "never")
 
 
@@ -83,10 +84,20 @@ class PoolOptions:
     leak_warning: time after which a connection that is still held is logged
         as a warning, once, with the borrower and the stack that borrowed it.
         None for never. It costs each borrower a look at its stack.
+    lease: for how long a borrower has a connection. "request" from its first
+        statement to close(), which is called when a request ends, or
+        "transaction" to the end of the statement or the transaction, unless
+        it's pinned: see policy.py.
+    report_pins: whether to log what pinned a connection beyond a statement,
+        with the code that did. For "transaction" only.
     connecting: connects that may be in flight.
     order: which idle connection is served first, "lifo" for the one used
         last or "fifo" for the one idle longest.
     name: the pool's name in statistics and messages. The alias by default.
+    concurrent_async: whether each asynchronous operation borrows a connection
+        of its own, so that several of one request may run at a time.
+    cancel_queries: whether the server is asked to cancel the query of an
+        asynchronous operation that's canceled. Its connection is closed then.
     """
 
     min_size: int = 0
@@ -99,9 +110,13 @@ class PoolOptions:
     check: object = False
     reset: object = "auto"
     leak_warning: float | None = None
+    lease: str = "request"
+    report_pins: bool = False
     connecting: int = 2
     order: str = "lifo"
     name: str | None = None
+    concurrent_async: bool = False
+    cancel_queries: bool = False
 
 
 # The round trip that CONN_HEALTH_CHECKS asks for is spared while a connection
@@ -174,12 +189,16 @@ RULES = {
         lambda value: value is None or is_positive_seconds(value),
         "a number of seconds above 0, or None for never",
     ),
+    "lease": (lambda value: value in LEASES, "'request' or 'transaction'"),
+    "report_pins": (lambda value: isinstance(value, bool), "True or False"),
     "connecting": (is_positive_count, "an integer, 1 or more"),
     "order": (lambda value: value in ORDERS, "'lifo' or 'fifo'"),
     "name": (
         lambda value: value is None or (isinstance(value, str) and value != ""),
         "a string that isn't empty, or None for the alias",
     ),
+    "concurrent_async": (lambda value: isinstance(value, bool), "True or False"),
+    "cancel_queries": (lambda value: isinstance(value, bool), "True or False"),
 }
 
 
@@ -236,6 +255,17 @@ def find_problems(settings_dict):
             )
     if not problems:
         problems.extend(find_contradictions(spelling, value))
+    if value.get("concurrent_async") is True and not settings_dict.get(
+        "AUTOCOMMIT", True
+    ):
+        problems.append(
+            (
+                f"{spelling}['concurrent_async'] is True and AUTOCOMMIT is False: "
+                "each operation would have a transaction of its own that nobody "
+                "commits.",
+                "Remove 'concurrent_async', or AUTOCOMMIT.",
+            )
+        )
     if settings_dict.get("CONN_MAX_AGE", 0) != 0:
         problems.append(
             (

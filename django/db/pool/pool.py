@@ -8,32 +8,55 @@ opens one itself.
 
 import logging
 import random
+import sys
 import threading
 import time
 
-from . import maintenance
+from . import deadlock, maintenance
 from .exceptions import PoolClosed, PoolFull, PoolTimeout
-from .lease import Holder, Lease
+from .lease import Lease
 from .options import is_count, is_positive_count
+from .pins import holding_of
 from .state import (
-    ABANDONED,
     BROKEN,
     DEAD,
-    KEPT,
+    IDLE,
     LEASED,
     NEVER,
-    NOT_KEPT,
     OPENING,
     RESETTING,
     PoolState,
+    Slot,
     Waiter,
 )
-from .stats import Histogram, PoolStats
+from .stats import read_stats
+from .upkeep import UpkeepMixin
 
 logger = logging.getLogger("django.db.pool")
 
 # Uses are counted when there are so many to count.
 MANY_HELD = 1024
+
+# Seconds that a borrower sleeps before it stands in line, see
+# ConnectionPool._nap().
+NAP = 50e-6
+
+# The first in line asks for lost connections to be looked for after so many
+# seconds, then after longer and longer pauses.
+LOOK_AFTER = 0.1
+LOOK_AT_LEAST_EVERY = 1.0
+
+
+def _count_references(slots):
+    return [(slot, sys.getrefcount(slot)) for slot in slots]
+
+
+# How many references there are to a slot that only its pool refers to.
+if hasattr(sys, "getrefcount"):
+    REFERENCES_TO_LOST = _count_references({Slot(0, 0.0)})[0][1]
+else:
+    # Not CPython: what's lost isn't found.
+    REFERENCES_TO_LOST = None
 
 
 class _Waiter(Waiter):
@@ -50,7 +73,7 @@ class _Waiter(Waiter):
         self.wake.acquire()
 
 
-class ConnectionPool:
+class ConnectionPool(UpkeepMixin):
     """
     The connections that a process keeps to one database.
 
@@ -73,9 +96,6 @@ class ConnectionPool:
         self.closed = False
         # The last error met on connecting, None after a success.
         self._connect_error = None
-        # On the maintenance thread's account, see _fill().
-        self._fill_since = None
-        self._fill_at = 0.0
 
     def __repr__(self):
         return (
@@ -100,9 +120,24 @@ class ConnectionPool:
         already, PoolClosed if the pool is or gets closed.
         """
         now = self._clock()
-        if (slot := self._state.take(now)) is not None:
-            slot.owner = owner
-            return Lease([slot], self, deadline)
+        state = self._state
+        # PoolState.take(), without the call: with a connection idle, a borrow
+        # costs little more than its calls.
+        try:
+            slot = state.take_idle()
+        except IndexError:
+            pass
+        else:
+            if now < slot.expires_at and now < slot.idle_since + state.max_idle:
+                slot.status = LEASED
+                slot.leased_at = now
+                slot.owner = owner
+                lease = Lease()
+                lease.cell = [slot]
+                lease.pool = self
+                lease.deadline = deadline
+                return lease
+            state.idle.append(slot)
         if timeout is None:
             timeout = self.timeout
         if deadline is None:
@@ -111,7 +146,12 @@ class ConnectionPool:
 
     def _acquire_or_wait(self, now, timeout, deadline, owner):
         state = self._state
-        lease = Lease([], self, deadline)
+        lease = Lease()
+        lease.cell = []
+        lease.pool = self
+        lease.deadline = deadline
+        if timeout and len(state.slots) >= state.max_size:
+            now = self._nap()
         waiter = _Waiter()
         try:
             with self._lock:
@@ -150,12 +190,37 @@ class ConnectionPool:
             self.close_condemned()
             raise
 
+    def _nap(self):
+        """
+        Let other threads run before standing in line. Return the time.
+
+        Holders that were interrupted by the switch of threads just then give
+        back meanwhile. With them in the lead, a line would form, and last:
+        each return would be handed to a sleeping thread, at the price of
+        another switch, and each borrower find nothing and lie down.
+        """
+        time.sleep(NAP)
+        return self._clock()
+
     def _wait(self, waiter, deadline, timeout):
-        """Wait until a waiter in line has been served. Raise if it isn't."""
+        """
+        Wait until a waiter in line has been served. Raise if it isn't, or
+        never could be.
+        """
+        deadlock.enter(self)
+        try:
+            self._sleep(waiter, deadline, timeout)
+        finally:
+            deadlock.leave()
+        if waiter.slot is None:
+            self._refuse(waiter.refusal, timeout)
+
+    def _sleep(self, waiter, deadline, timeout):
         state = self._state
         wake_at = waiter.patient_until
+        look_at = waiter.since + LOOK_AFTER
         while not waiter.served:
-            left = min(wake_at, deadline) - self._clock()
+            left = min(wake_at, look_at, deadline) - self._clock()
             if waiter.wake.acquire(timeout=min(max(left, 0), threading.TIMEOUT_MAX)):
                 break
             with self._lock:
@@ -171,8 +236,21 @@ class ConnectionPool:
                     wake_at = NEVER
                     state.dispatch(now)
                     self._wake()
-        if waiter.slot is None:
-            self._refuse(waiter.refusal, timeout)
+                first = next(iter(state.waiters), None)
+            if now >= look_at:
+                if waiter is first:
+                    maintenance.put(ConnectionPool.reclaim_lost, self)
+                    # There's no thread if nothing has been opened so far.
+                    maintenance.wake()
+                look_at = now + min(2 * (now - waiter.since), LOOK_AT_LEAST_EVERY)
+
+    def check_deadline(self, deadline):
+        """Raise PoolTimeout if a time on the pool's clock has come."""
+        if self._clock() < deadline:
+            return
+        with self._lock:
+            self._state.counters.timeouts += 1
+        raise self._timed_out(self.timeout)
 
     def _refuse(self, refusal, timeout):
         """
@@ -234,23 +312,51 @@ class ConnectionPool:
             slot = lease.cell.pop()
         except IndexError:
             return False
-        if slot.status is not LEASED:
-            return False
         state = self._state
         now = self._clock()
-        kept = state.give(slot, now)
-        if kept is not KEPT:
-            with self._lock:
-                if kept is NOT_KEPT:
-                    state.release(slot, now)
-                else:
-                    state.settle(now)
-                self._wake()
-            self.close_condemned()
-        if len(state.held) >= MANY_HELD:
-            with self._lock:
-                state.counters.count_held()
+        # PoolState.give(), without the call.
+        if (
+            state.waiters
+            or state.shrinking
+            or slot.generation != state.generation
+            or now >= slot.expires_at
+        ):
+            return self._release(slot, now)
+        held = state.held
+        held.append(now - slot.leased_at)
+        slot.owner = None
+        slot.status = IDLE
+        slot.idle_since = now
+        state.idle.append(slot)
+        if state.waiters or slot.generation != state.generation:
+            self._settle(now)
+        if len(held) >= MANY_HELD:
+            self._count_held()
         return True
+
+    def _release(self, slot, now):
+        with self._lock:
+            if slot.status is LEASED:
+                self._state.release(slot, now)
+            elif slot.status is OPENING:
+                # A permit that wasn't used.
+                self._state.withdraw(slot, now)
+            else:
+                # The parent's, in a forked child.
+                return False
+            self._wake()
+        self.close_condemned()
+        return True
+
+    def _settle(self, now):
+        with self._lock:
+            self._state.settle(now)
+            self._wake()
+        self.close_condemned()
+
+    def _count_held(self):
+        with self._lock:
+            self._state.counters.count_held()
 
     def release_dirty(self, lease):
         """
@@ -368,14 +474,26 @@ class ConnectionPool:
     def reclaim(self, slot):
         """Take back an abandoned slot, on the maintenance thread."""
         with self._lock:
-            if slot.status is LEASED:
-                self._state.counters.abandoned += 1
-                # Nobody knows what state the connection is in, or whether a
-                # cursor of it is still held somewhere.
-                self._state.discard(slot, ABANDONED, self._clock())
-            elif slot.status is OPENING:
-                self._state.withdraw(slot, self._clock())
-                self._wake()
+            self._state.reclaim(slot, self._clock())
+            self._wake()
+        self.close_condemned()
+
+    def reclaim_lost(self):
+        """
+        Take back the slots that nobody can give back: there's no lease of
+        them any more. A lease may have been dropped, or an exception such as
+        KeyboardInterrupt have come between two steps of borrowing.
+        """
+        if REFERENCES_TO_LOST is None:
+            return
+        state = self._state
+        with self._lock:
+            # While a slot is on its way from one place to another, whoever
+            # carries it has a reference.
+            for slot, references in _count_references(state.slots):
+                if references <= REFERENCES_TO_LOST:
+                    state.reclaim(slot, self._clock())
+            self._wake()
         self.close_condemned()
 
     # ##### The pool as a whole #####
@@ -383,6 +501,37 @@ class ConnectionPool:
     def now(self):
         """Return the time on the pool's clock, in seconds."""
         return self._clock()
+
+    @property
+    def max_size(self):
+        """How many connections there may be."""
+        return self._state.max_size
+
+    def is_locked(self):
+        """Return whether the lock is held, by this thread for one."""
+        return self._lock.locked()
+
+    def slots(self):
+        """Return a list of all slots, which may change at any time."""
+        return list(self._state.slots)
+
+    def pins(self):
+        """
+        Return what pins the connections in use, as a list of pairs: who holds
+        one, in words, and a Pin. See POOL["lease"].
+        """
+        return [
+            (holding.label, pin)
+            for slot in self.slots()
+            if slot.status is LEASED and (holding := holding_of(slot.owner))
+            for pin in holding.all_pins()
+        ]
+
+    def count_pin(self, name):
+        """Count a pin for the statistics."""
+        with self._lock:
+            pins = self._state.counters.pins
+            pins[name] = pins.get(name, 0) + 1
 
     def is_empty(self):
         """Return whether there's no connection, not even one in use."""
@@ -393,11 +542,15 @@ class ConnectionPool:
         Close all idle connections, and those in use when they are given back.
         Whoever waits gets PoolClosed. A closed pool stays closed.
         """
+        self.shut()
+        self.close_condemned()
+
+    def shut(self):
+        """Do what close() does, except closing the idle connections."""
         self.closed = True
         with self._lock:
             self._state.close()
             self._wake()
-        self.close_condemned()
 
     def drain(self):
         """
@@ -432,42 +585,11 @@ class ConnectionPool:
 
     def stats(self):
         """Return a PoolStats, what the pool looks like and has done."""
+        pinned = {}
+        for _, pin in self.pins():
+            pinned[pin.name] = pinned.get(pin.name, 0) + 1
         with self._lock:
-            now = self._clock()
-            state = self._state
-            counters = state.counters
-            counters.count_held()
-            oldest = next(iter(state.waiters), None)
-            return PoolStats(
-                name=self.name,
-                min_size=state.min_size,
-                max_size=state.max_size,
-                size=len(state.slots),
-                idle=len(state.idle),
-                in_use=(
-                    len(state.slots)
-                    - len(state.idle)
-                    - state.opening
-                    - state.resetting
-                    - state.closing
-                ),
-                connecting=state.opening,
-                resetting=state.resetting,
-                waiting=len(state.waiters),
-                oldest_wait=0.0 if oldest is None else now - oldest.since,
-                acquired=state.count_reused() + counters.first_used,
-                reused=state.count_reused(),
-                waited=sum(counters.wait_buckets),
-                timeouts=counters.timeouts,
-                refused=counters.refused,
-                abandoned=counters.abandoned,
-                opened=counters.opened,
-                open_failures=counters.open_failures,
-                closed=dict(counters.closed),
-                wait=Histogram.read(counters.wait_buckets, counters.wait_total),
-                use=Histogram.read(counters.use_buckets, counters.use_total),
-                open=Histogram.read(counters.open_buckets, counters.open_total),
-            )
+            return read_stats(self._state, self._clock(), pinned)
 
     def close_condemned(self):
         """Close what the state wants closed, outside the lock."""
@@ -485,115 +607,6 @@ class ConnectionPool:
                 with self._lock:
                     state.closed_slot(slot, self._clock())
                     self._wake()
-
-    # ##### On the maintenance thread #####
-
-    def maintain(self):
-        """
-        Do what's due. Return in how many seconds there will be something to
-        do again, None if the pool is empty and there won't.
-        """
-        state = self._state
-        with self._lock:
-            state.sweep(self._clock())
-        self.close_condemned()
-        fill_at = self._fill()
-        report_at = self._report_held()
-        with self._lock:
-            now = self._clock()
-            due_in = min(fill_at, report_at, state.next_due()) - now
-            if state.slots:
-                # What's in use now may be idle for too long in this time. And
-                # as long as there's a borrower, it may die.
-                due_in = min(due_in, state.max_idle)
-            elif due_in == NEVER:
-                return None
-            return max(due_in, 0.0)
-
-    def _fill(self):
-        """
-        Open the connections that min_size asks for. Return when to try again.
-
-        After a failure, tries come after 1, 2, 4 ... seconds, up to 25 % less
-        so that many processes don't come at once. After reconnect_timeout
-        seconds of failures the pool leaves it to its borrowers until one of
-        them succeeds.
-        """
-        if self._fill_since is not None and self._connect_error is None:
-            self._fill_since, self._fill_at = None, 0.0
-        while True:
-            now = self._clock()
-            if now < self._fill_at:
-                return self._fill_at
-            with self._lock:
-                if (slot := self._state.reserve(now)) is None:
-                    return NEVER
-            try:
-                connection, session = self.pooling.open(self.timeout)
-            except BaseException as e:
-                failed = self.pooling.is_connect_error(e)
-                with self._lock:
-                    self._note_failure(slot, e if failed else None)
-                if not isinstance(e, Exception):
-                    raise
-                return self._back_off(e)
-            self._fill_since, self._fill_at = None, 0.0
-            with self._lock:
-                slot.session = session
-                self._state.supplied(slot, connection, self._clock())
-                self._connect_error = None
-                self._wake()
-            self.close_condemned()
-
-    def _report_held(self):
-        """
-        Log connections held for longer than leak_warning. Return when to look
-        again.
-        """
-        if (limit := self.options.leak_warning) is None:
-            return NEVER
-        now = self._clock()
-        # One that's borrowed from now on is looked at then.
-        look_at = now + limit
-        overdue = []
-        with self._lock:
-            for slot in self._state.slots:
-                owner, since = slot.owner, slot.leased_at
-                if not isinstance(owner, Holder) or owner.reported:
-                    continue
-                if now - since < limit:
-                    look_at = min(look_at, since + limit)
-                else:
-                    owner.reported = True
-                    overdue.append((owner, now - since))
-        for owner, seconds in overdue:
-            logger.warning(
-                "A connection of pool %r has been held for %.1f s by %s, which "
-                "borrowed it here:\n%s",
-                self.name,
-                seconds,
-                owner,
-                owner.format_stack(),
-            )
-        return look_at
-
-    def _back_off(self, error):
-        now = self._clock()
-        if self._fill_since is None:
-            self._fill_since = now
-        failing_for = now - self._fill_since
-        if failing_for >= self.options.reconnect_timeout:
-            logger.warning(
-                "Pool %r gave up opening connections in advance after %.0f s: %s",
-                self.name,
-                failing_for,
-                error,
-            )
-            self._fill_at = NEVER
-        else:
-            pause = max(1.0, failing_for) * (1.0 - 0.25 * random.random())
-            self._fill_at = now + pause
-        return self._fill_at
 
     # ##### After a fork, in the child #####
 
@@ -614,6 +627,7 @@ class ConnectionPool:
         for slot in slots:
             # So that a lease of it ends without effect.
             slot.status = "forgotten"
+            slot.generation = None
             if slot.connection is not None:
                 self.pooling.forget(slot.connection)
 

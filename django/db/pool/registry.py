@@ -4,23 +4,19 @@ of them at a fork and at exit.
 """
 
 import atexit
-import logging
 import os
 import sys
 import threading
-import time
 import weakref
 from collections.abc import MutableMapping
-from functools import partial
 
 from django.db import connections
 from django.db.backends.base.base import NO_DB_ALIAS
 
-from . import maintenance
+from . import deadlock, maintenance, watch
 from .options import parse
 from .pool import ConnectionPool
-
-logger = logging.getLogger("django.db.pool")
+from .state import UNCLEAN
 
 # Settings that don't change what a connection is.
 IRRELEVANT = frozenset(
@@ -159,6 +155,24 @@ def close_pools_of(wrapper):
         close_pool(pool)
 
 
+def borrowers_of(thread):
+    """Return the borrowers of a thread that hold a connection."""
+    with _lock:
+        return [
+            borrower
+            for borrower in _borrowers
+            if borrower.thread is thread and borrower.lease is not None
+        ]
+
+
+def close_all():
+    """Close all pools. Whoever comes next gets a new one."""
+    with _lock:
+        pools = [entry.pool for entry in _registrations]
+    for pool in pools:
+        close_pool(pool)
+
+
 def all_pools():
     """Return the pools that may need maintenance."""
     with _lock:
@@ -206,6 +220,8 @@ def _forget():
     global _lock
     _lock = threading.RLock()
     maintenance.forget()
+    watch.forget()
+    deadlock.forget()
     # The wrappers first, so that they let go of the connections.
     for borrower in list(_borrowers):
         borrower.forget()
@@ -213,30 +229,41 @@ def _forget():
         pool.forget()
 
 
-def _close_at_exit():
+def _close_at_exit(**kwargs):
     """Close all connections politely, for as long as that's quick."""
-    end = time.monotonic() + EXIT_TIMEOUT
-    steps = [borrower.end_at_exit for borrower in list(_borrowers)]
-    steps += [partial(close_pool, entry.pool) for entry in list(_registrations)]
-    for step in steps:
-        if time.monotonic() > end:
-            return
-        try:
-            step()
-        except Exception as e:
-            logger.debug("Closing a connection at exit: %s", e)
-    maintenance.join(end - time.monotonic())
+    leases = {entry.pool: [] for entry in list(_registrations)}
+    # All are taken from their wrappers first: whatever else is run at exit
+    # mustn't find a server there that doesn't answer.
+    for borrower in list(_borrowers):
+        if (lease := borrower.let_go_at_exit()) is not None:
+            leases.setdefault(borrower.pool, []).append(lease)
+    # On the maintenance thread, for a driver may wait for its server. There's
+    # no such thread if there's nothing to close.
+    for item in leases.items():
+        item[0].shut()
+        maintenance.put(_close_one_at_exit, item)
+    maintenance.join(EXIT_TIMEOUT)
+
+
+def _close_one_at_exit(item):
+    pool, leases = item
+    for lease in leases:
+        pool.discard(lease, UNCLEAN)
+    close_pool(pool)
 
 
 def arrange_exit():
     """
     See to it that the connections of this process are closed when it ends,
-    also if it's a child of multiprocessing or billiard, which leaves without
-    a call of what atexit knows.
+    also if it's a child of multiprocessing, billiard or Celery, which leaves
+    without a call of what atexit knows.
     """
     for name in ("multiprocessing.util", "billiard.util"):
         if (util := sys.modules.get(name)) is not None:
             util.Finalize(None, _close_at_exit, exitpriority=0)
+    # The children of Celery's prefork pool don't call billiard's either.
+    if (signals := sys.modules.get("celery.signals")) is not None:
+        signals.worker_process_shutdown.connect(_close_at_exit)
 
 
 if hasattr(os, "register_at_fork"):

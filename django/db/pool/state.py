@@ -89,7 +89,6 @@ class Slot:
         "expires_at",
         "idle_since",
         "leased_at",
-        "reused",
         "owner",
         "reason",
         "session",
@@ -99,13 +98,11 @@ class Slot:
         self.connection = None
         self.status = OPENING
         self.generation = generation
-        self.expires_at = NEVER
+        # Never kept before it was opened.
+        self.expires_at = -NEVER
         self.idle_since = now
         # Start of the present lease; while OPENING, start of the connect.
         self.leased_at = now
-        # Times that the connection was lent after its first use. Counted here
-        # because take() has no lock to count in one place.
-        self.reused = 0
         # Whoever holds the slot, for messages only.
         self.owner = None
         # Why the connection is being closed.
@@ -193,7 +190,6 @@ class PoolState:
         if now < slot.expires_at and now < slot.idle_since + self.max_idle:
             slot.status = LEASED
             slot.leased_at = now
-            slot.reused += 1
             return slot
         # acquire() finds out what's to become of it.
         self.idle.append(slot)
@@ -216,7 +212,6 @@ class PoolState:
             if self._may_serve(slot, now):
                 slot.status = LEASED
                 slot.leased_at = now
-                slot.reused += 1
                 return slot
             self._condemn(slot, self._reason_not_to_keep(slot, now))
         return None
@@ -248,13 +243,24 @@ class PoolState:
             if slot.status == OPENING:
                 self._free(slot, now)
             else:
-                # It wasn't lent after all.
-                slot.reused -= 1
                 self._put(slot, now)
 
-    def count_reused(self):
-        """Return how often a connection was lent that existed already."""
-        return self.counters.reused + sum(slot.reused for slot in self.slots)
+    def in_use(self):
+        """Return how many connections are lent."""
+        return (
+            len(self.slots)
+            - len(self.idle)
+            - self.opening
+            - self.resetting
+            - self.closing
+        )
+
+    def count_acquired(self):
+        """
+        Return how many borrowers were served: those who have given back, and
+        those who haven't. take() has no lock to count them in.
+        """
+        return self.counters.count_uses() + self.in_use()
 
     # ##### Opening #####
 
@@ -316,6 +322,7 @@ class PoolState:
         self.failures = 0
         self.retry_at = -NEVER
         slot.connection = connection
+        slot.expires_at = NEVER
         if self.max_lifetime is not None:
             slot.expires_at = now + self.max_lifetime * (
                 1.0 - LIFETIME_JITTER * self.random()
@@ -396,17 +403,26 @@ class PoolState:
         # It may have been what the line was patient for.
         self.dispatch(now)
 
+    def reclaim(self, slot, now):
+        """Take back a slot whose borrower died."""
+        if slot.status is OPENING:
+            self._free(slot, now)
+        elif slot.status is LEASED or slot.status is IDLE:
+            # Nobody knows what state the connection is in, or whether a
+            # cursor of it is still held somewhere. IDLE is one lost on the
+            # way to or from those that are.
+            self.counters.abandoned += 1
+            self.discard(slot, ABANDONED, now)
+
     def discard_unused(self, slot):
         """
         Take back a connection that was found dead before it was used, as if
         it hadn't been lent.
         """
-        slot.reused -= 1
         self._condemn(slot, DEAD)
 
     def release_unused(self, slot, now):
         """Take back a connection as if it hadn't been lent."""
-        slot.reused -= 1
         if self.waiters or self._reason_not_to_keep(slot, now):
             self._put(slot, now)
         else:
@@ -570,8 +586,9 @@ class PoolState:
             self.dispatch(now)
         elif self.waiters:
             slot.leased_at = now
+            # The waiter will say who it is.
+            slot.owner = None
             slot.status = LEASED
-            slot.reused += 1
             self._serve(next(iter(self.waiters)), slot, now)
             # The next in line may have less patience.
             self.dispatch(now)
@@ -603,8 +620,6 @@ class PoolState:
     def _drop(self, slot, now):
         slot.status = CLOSED
         slot.connection = None
-        self.counters.reused += slot.reused
-        slot.reused = 0
         slot.owner = None
         self.slots.discard(slot)
         self.dispatch(now)

@@ -3,12 +3,14 @@ What a wrapper does when it borrows again, without its connect(), and what is
 said of borrowers that hold a connection for too long.
 """
 
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from unittest import mock
 
-from django.db import transaction
+from django.db import connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from .utils import FakeClock, PooledTestCase, wait_until
+from .utils import ALIAS, SOON, FakeClock, PooledTestCase, wait_until
 
 
 class BorrowAgainTests(PooledTestCase):
@@ -128,6 +130,59 @@ class LeakWarningTests(PooledTestCase):
                 self.pool.maintain()
                 wait_until(lambda: len(logs.output) == number)
                 self.wrapper.close()
+
+    def check_idle_executor(self, executor, run):
+        """
+        A thread of an executor has done its work and waits for more. It goes
+        on to hold a connection that was left in a transaction. That's reported
+        once, until it borrows again.
+
+        run: has a function run on that thread, and waits for it.
+        """
+
+        def borrow_for_a_while():
+            connections[ALIAS].set_autocommit(False)
+
+        outputs = []
+        with self.assertLogs("django.db.pool", "WARNING") as logs:
+            run(borrow_for_a_while)
+            for _ in range(3):
+                self.clock.advance(6)
+                self.pool.maintain()
+            wait_until(lambda: logs.output)
+            outputs += logs.output
+        (output,) = outputs
+        self.assertRegex(output, r"held for \d+\.\d s by thread '[^']*_0'")
+        self.assertIn("in borrow_for_a_while", output)
+        self.assertNotIn("in check_idle_executor", output)
+        with self.assertLogs("django.db.pool", "WARNING") as logs:
+            run(lambda: connections[ALIAS].close())
+            run(borrow_for_a_while)
+            self.clock.advance(6)
+            self.pool.maintain()
+            wait_until(lambda: logs.output)
+        self.assertEqual(len(logs.output), 1)
+        self.assertEqual(self.pool.stats().in_use, 1)
+        executor.shutdown()
+        wait_until(lambda: self.pool.stats().in_use == 0)
+
+    def test_thread_of_an_executor(self):
+        executor = ThreadPoolExecutor(1)
+        self.check_idle_executor(
+            executor, lambda function: executor.submit(function).result(SOON)
+        )
+
+    def test_thread_of_asyncio(self):
+        executor = ThreadPoolExecutor(1)
+
+        async def run(function):
+            asyncio.get_running_loop().set_default_executor(executor)
+            await asyncio.to_thread(function)
+
+        with asyncio.Runner() as runner:
+            self.check_idle_executor(
+                executor, lambda function: runner.run(run(function))
+            )
 
     def test_given_back_in_time(self):
         self.wrapper.ensure_connection()

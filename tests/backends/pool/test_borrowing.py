@@ -13,7 +13,7 @@ from django.db import (
 from django.db.backends.signals import connection_created
 from django.db.pool import PoolTimeout
 
-from .utils import ALIAS, PooledTestCase, wait_until
+from .utils import ALIAS, PooledTestCase, run_in_thread, wait_until
 
 is_sqlite = connection.vendor == "sqlite"
 
@@ -42,15 +42,23 @@ class BorrowTests(PooledTestCase):
     def test_timeout(self):
         self.use_pool(max_size=1, timeout=0.01)
         self.wrapper.ensure_connection()
-        other = self.copy()
-        msg = f"The pool '{ALIAS}' had no connection within 0.01 s."
-        with self.assertRaisesMessage(PoolTimeout, msg):
-            other.connect()
-        # As code written before there was a pool expects it.
-        with self.assertRaises(OperationalError):
-            other.cursor()
+        pool = self.wrapper.pool
+
+        def borrow():
+            # Nobody waits in the thread that holds the connection: the wait
+            # could end.
+            other = connections[ALIAS]
+            msg = f"The pool '{ALIAS}' had no connection within 0.01 s."
+            with self.assertRaisesMessage(PoolTimeout, msg):
+                other.connect()
+            # As code written before there was a pool expects it.
+            with self.assertRaises(OperationalError):
+                other.cursor()
+
+        run_in_thread(borrow)
         self.wrapper.close()
-        self.assertEqual(self.query("SELECT 1", wrapper=other), (1,))
+        self.assertEqual(pool.stats().timeouts, 2)
+        self.assertEqual(self.query("SELECT 1", wrapper=self.copy()), (1,))
 
     def test_a_waiting_thread_gets_what_is_given_back(self):
         self.use_pool(max_size=1, timeout=10)

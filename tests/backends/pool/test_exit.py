@@ -174,6 +174,55 @@ class ExitTests(PooledTestCase):
             politely=False,
         )
 
+    def test_driver_that_waits(self):
+        """Closing takes an answer, and there's none. Exit isn't held up."""
+        for body in (self.IDLE, self.IN_USE):
+            with self.subTest(body=body):
+                lines = self.run_script(
+                    body + "    import threading; connection.pool.pooling.close = "
+                    "lambda connection: threading.Event().wait()"
+                )
+                self.assertLess(time.monotonic() - float(lines[1]), QUICK)
+
+    def test_thread_at_rest(self):
+        """What a thread of an executor leaves is ready for the next one."""
+        self.assertEqual(self.in_executor("session_id()"), ["1 {} []"])
+
+    def test_thread_in_a_transaction(self):
+        """An executor waits for its threads, but none for the server."""
+        self.assertEqual(
+            self.in_executor("connection.set_autocommit(False), session_id()"),
+            ["0 {'unclean': 1} []"],
+        )
+
+    def in_executor(self, code):
+        return self.run_script(f"""
+            from concurrent.futures import ThreadPoolExecutor
+            pool, called = connection.pool, []
+            with ThreadPoolExecutor(1) as executor:
+                executor.submit(lambda: ({code})).result()
+                # Whatever would wait for an answer.
+                pool.pooling.rollback = pool.pooling.reset = called.append
+            print(pool.stats().idle, pool.stats().closed, called)
+            """)
+
+    def test_daemon_that_holds_a_connection(self):
+        """Nobody waits for it, for it won't give the connection back."""
+        self.run_script("""
+            import threading, time
+            from django.db.pool import registry
+            ready = threading.Event()
+            def hold():
+                session_id()
+                ready.set()
+                threading.Event().wait()
+            threading.Thread(target=hold, daemon=True).start()
+            ready.wait()
+            begun = time.monotonic()
+            registry._close_at_exit()
+            assert time.monotonic() - begun < registry.EXIT_TIMEOUT
+            """)
+
     def test_receiver_at_exit(self):
         """Those who come after the pool was closed are served too."""
         lines = self.run_script("""

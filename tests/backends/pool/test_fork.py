@@ -4,9 +4,12 @@ import contextlib
 import multiprocessing
 import os
 import pickle
+import signal
+import threading
 import traceback
 import unittest
 import warnings
+from unittest import mock
 
 from django.db import (
     Error,
@@ -15,8 +18,9 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.pool import maintenance, registry, watch
 
-from .utils import ALIAS, PooledTestCase, run_in_thread
+from .utils import ALIAS, SOON, PooledTestCase, run_in_thread, wait_until
 
 is_sqlite = connection.vendor == "sqlite"
 
@@ -34,6 +38,8 @@ def run_in_child(function):
     pid = fork()
     if pid == 0:
         status = 1
+        # Rather than to let the parent wait for ever.
+        signal.alarm(3 * SOON)
         try:
             os.close(reading)
             try:
@@ -203,8 +209,104 @@ class ForkTests(PooledTestCase):
         """The child can't wait for a thread that it doesn't have."""
         pool = self.wrapper.pool
         self.name_session()
-        with pool._lock:
-            run_in_child(self.use_all)
+
+        def child():
+            with watch.time_limit(SOON, lambda: None):
+                self.use_all()
+
+        for lock in (pool._lock, registry._lock, maintenance._lock, watch._changed):
+            held, go = threading.Event(), threading.Event()
+
+            def hold():
+                with lock:
+                    held.set()
+                    go.wait(SOON)
+
+            thread = threading.Thread(target=hold)
+            thread.start()
+            self.assertTrue(held.wait(SOON))
+            try:
+                with self.subTest(lock=lock):
+                    run_in_child(child)
+            finally:
+                go.set()
+                thread.join()
+
+    def hold_up(self, owner, name):
+        """
+        Have whoever calls a method wait. Return an event that says that
+        there's one, and another one that lets it go on.
+        """
+        method = getattr(owner, name)
+        came, go = threading.Event(), threading.Event()
+        parent = os.getpid()
+
+        def wait(*args):
+            if os.getpid() == parent:
+                came.set()
+                go.wait(SOON)
+            return method(*args)
+
+        self.enterContext(mock.patch.object(owner, name, wait))
+        return came, go
+
+    def test_connection_being_opened(self):
+        before = self.name_session()
+        other = self.copy()
+        came, go = self.hold_up(other, "get_new_connection")
+        names = []
+        thread = threading.Thread(target=lambda: names.append(self.name_session(other)))
+        other.inc_thread_sharing()
+        thread.start()
+        self.assertTrue(came.wait(SOON))
+        self.assertEqual(self.stats().connecting, 1)
+        self.assertEqual(len(set(run_in_child(self.use_all))), 3)
+        go.set()
+        thread.join(SOON)
+        stats = self.stats()
+        self.assertEqual((stats.opened, stats.in_use, stats.connecting), (2, 2, 0))
+        self.assertNotIn(before, names)
+        self.assertEqual(self.name_session(), before)
+        self.assertEqual([self.name_session(other)], names)
+
+    def test_maintenance_thread_opens_a_connection(self):
+        self.use_pool(min_size=2, max_size=3, timeout=10)
+        # Of the class: as soon as there's a pool, it opens connections.
+        came, go = self.hold_up(self.wrapper.pooling_class, "open")
+        before = self.name_session()
+        self.assertTrue(came.wait(SOON))
+
+        def child():
+            name = self.name_session()
+            self.wrapper.close()
+            # Its own thread does what the parent's was about to do.
+            wait_until(lambda: self.stats().idle == 2)
+            return name
+
+        self.assertNotEqual(run_in_child(child), before)
+        go.set()
+        wait_until(lambda: self.stats().idle == 1)
+        self.assertEqual(self.stats().opened, 2)
+        self.assertEqual(self.name_session(), before)
+
+    def test_waiter_in_line(self):
+        """The child's pool doesn't serve the parent's waiters, nor wait."""
+        self.use_pool(max_size=1, timeout=10)
+        before = self.name_session()
+        names = []
+
+        def wait_for_it():
+            names.append(self.name_session(connections[ALIAS]))
+            connections[ALIAS].close()
+
+        thread = threading.Thread(target=wait_for_it)
+        thread.start()
+        wait_until(lambda: self.stats().waiting == 1)
+        self.assertEqual(run_in_child(lambda: self.stats().waiting), 0)
+        self.assertNotEqual(run_in_child(self.name_session), before)
+        self.wrapper.close()
+        thread.join(SOON)
+        self.assertEqual(names, [before])
 
     def test_full_pool(self):
         self.use_pool(max_size=1, timeout=5)

@@ -8,6 +8,7 @@ from unittest import mock
 from django.db import (
     DatabaseError,
     Error,
+    IntegrityError,
     InterfaceError,
     ProgrammingError,
     close_old_connections,
@@ -452,6 +453,17 @@ class CleanTests(PooledTestCase):
         else:
             self.assertClean()
 
+    @unittest.skipUnless(connection.vendor == "mysql", "MySQL tests")
+    def test_error_that_the_backend_translates(self):
+        """A driver's error that the backend raises as one of Django's."""
+        self.create_table()
+        sql = f"ALTER TABLE {self.table} ADD CHECK (number < 5)"
+        self.query(sql, wrapper=self.unpooled())
+        with self.assertRaises(IntegrityError):
+            self.query(f"INSERT INTO {self.table} VALUES (5)")
+        self.wrapper.close()
+        self.assertClean()
+
 
 class DeadBorrowerTests(PooledTestCase):
     """Who dies without giving back takes nothing along."""
@@ -514,13 +526,14 @@ class DeadBorrowerTests(PooledTestCase):
         # Not by the cleanup either.
         self._cleanups.pop()
         self.query("SELECT 1", wrapper=wrapper)
-        pool = wrapper.pool
+        # A pool that nobody has is closed.
+        pool = self.wrapper.pool
+        self.assertIs(wrapper.pool, pool)
         del wrapper
         gc.collect()
         # Waits until it was taken back.
         self.assertEqual(self.query("SELECT 1"), (1,))
         self.assertEqual(pool.stats().abandoned, 1)
-        self.assertIs(self.wrapper.pool, pool)
 
     def test_wrapper_collected_in_a_transaction(self):
         self.create_table()

@@ -1,11 +1,27 @@
 """What outlives a lease, where two threads or two borrowers come together."""
 
+import importlib
+import logging
 import threading
 import unittest
+from contextlib import ExitStack
+from unittest import mock
 
-from django.db import InterfaceError, connection, connections, transaction
+from django.db import Error, InterfaceError, connection, connections, transaction
 
 from .utils import ALIAS, SOON, PooledTestCase, run_in_thread
+
+
+def only(vendor, psycopg=None):
+    """Skip a test with other drivers."""
+    matches = connection.vendor == vendor
+    if matches and psycopg:
+        matches = connection.Database.__version__.startswith(f"{psycopg}.")
+    return unittest.skipUnless(matches, f"It's about a handle of {vendor}.")
+
+
+def next_or_none(iterator):
+    return next(iterator, None)
 
 
 class GiveBackTests(PooledTestCase):
@@ -116,3 +132,136 @@ class ServerSideCursorTests(PooledTestCase):
             with self.assertRaises(InterfaceError):
                 cursor.fetchall()
         self.assertEqual(self.stats().opened, 1)
+
+
+class DriverHandleTests(PooledTestCase):
+    """
+    What the drivers hand out besides cursors: whoever keeps it can't reach
+    the next borrower's connection.
+    """
+
+    def setUp(self):
+        super().setUp()
+        self.use_pool(max_size=1, timeout=SOON)
+        self.other = self.copy()
+        # It logs what it can't end properly any more.
+        logger = logging.getLogger("psycopg")
+        self.enterContext(mock.patch.object(logger, "disabled", True))
+
+    def assertNotReached(self, handle, use):
+        """
+        Neither closing nor what's done with a handle afterwards disturbs the
+        next borrower. There may be an error, or just nothing.
+        """
+        self.wrapper.close()
+        with self.other.cursor() as cursor:
+            cursor.execute("SELECT 7")
+            before = self.other._borrower.lease.slot.connection
+            try:
+                use(handle)
+            except (Error, self.wrapper.Database.Error, ValueError, AttributeError):
+                # The last is how PyMySQL says that there's no socket.
+                pass
+            self.assertEqual(cursor.fetchone(), (7,))
+            self.assertIs(self.other._borrower.lease.slot.connection, before)
+            cursor.execute("SELECT 8")
+            self.assertEqual(cursor.fetchone(), (8,))
+        self.assertEqual(self.stats().in_use, 1)
+
+    def raw(self):
+        self.wrapper.ensure_connection()
+        return self.wrapper.connection
+
+    @only("sqlite")
+    def test_blob(self):
+        self.create_table()
+        self.query(f"INSERT INTO {self.table} VALUES (zeroblob(10))")
+        blob = self.raw().blobopen(self.table, "number", 1)
+        self.assertNotReached(blob, lambda blob: blob.write(b"1"))
+        sql = f"SELECT number FROM {self.table}"
+        self.assertEqual(self.query(sql, wrapper=self.other), (bytes(10),))
+
+    @only("mysql")
+    def test_unbuffered_cursor(self):
+        module = importlib.import_module(f"{self.wrapper.Database.__name__}.cursors")
+        cursor = self.raw().cursor(module.SSCursor)
+        cursor.execute("SELECT 1 UNION SELECT 2 UNION SELECT 3")
+        self.assertEqual(cursor.fetchone(), (1,))
+        self.assertNotReached(cursor, lambda cursor: cursor.fetchall())
+        if self.wrapper.Database.__name__ == "pymysql":
+            # Its destructors would print that they can't read the rest.
+            cursor._result.unbuffered_active = False
+
+    @only("postgresql", psycopg=3)
+    def test_copy_from_the_server(self):
+        with ExitStack() as stack:
+            cursor = stack.enter_context(self.raw().cursor())
+            sql = "COPY (SELECT generate_series(1, 100000)) TO STDOUT"
+            copy = stack.enter_context(cursor.copy(sql))
+            copy.read()
+            self.assertNotReached(copy, lambda copy: copy.read())
+            # Leaving the block raises what the driver thinks of it.
+            stack.pop_all()
+
+    @only("postgresql", psycopg=3)
+    def test_stream(self):
+        rows = self.raw().cursor().stream("SELECT generate_series(1, 100000)")
+        self.assertEqual(next(rows), (1,))
+        self.assertNotReached(rows, next)
+
+    @only("postgresql", psycopg=3)
+    def test_copy_to_the_server(self):
+        self.create_table()
+        stack = ExitStack()
+        cursor = stack.enter_context(self.raw().cursor())
+        copy = stack.enter_context(cursor.copy(f"COPY {self.table} FROM STDIN"))
+        copy.write_row([1])
+        self.assertNotReached(copy, lambda copy: copy.write_row([2]))
+        stack.pop_all()
+        self.assertEqual(self.count(), 0)
+
+    @only("postgresql", psycopg=3)
+    def test_pipeline(self):
+        stack = ExitStack()
+        raw = self.raw()
+        pipeline = stack.enter_context(raw.pipeline())
+        del raw
+        self.query("SELECT 1")
+        self.assertNotReached(pipeline, lambda pipeline: pipeline.sync())
+        stack.pop_all()
+
+    @only("postgresql", psycopg=3)
+    def test_transaction_of_the_driver(self):
+        self.create_table()
+        stack = ExitStack()
+        transaction = stack.enter_context(self.raw().transaction())
+        self.insert()
+        self.assertNotReached(
+            transaction, lambda transaction: transaction.__exit__(None, None, None)
+        )
+        stack.pop_all()
+        self.assertEqual(self.count(), 0)
+
+    @only("postgresql", psycopg=3)
+    def test_statement_prepared_by_the_driver(self):
+        cursor = self.raw().cursor()
+        cursor.execute("SELECT 7", prepare=True)
+        self.assertNotReached(
+            cursor, lambda cursor: cursor.execute("SELECT 7", prepare=True)
+        )
+
+    @only("postgresql", psycopg=3)
+    def test_notifications(self):
+        self.query("LISTEN pool_test")
+        notifications = self.raw().notifies(timeout=0)
+        self.assertNotReached(notifications, next_or_none)
+        channels = "SELECT COUNT(*) FROM pg_listening_channels()"
+        self.assertEqual(self.query(channels, wrapper=self.other), (0,))
+
+    @only("postgresql", psycopg=2)
+    def test_large_object(self):
+        with transaction.atomic(ALIAS):
+            large_object = self.raw().lobject(0, "wb")
+            large_object.write("1")
+            self.wrapper.set_rollback(True)
+        self.assertNotReached(large_object, lambda large_object: large_object.read())

@@ -81,6 +81,10 @@ class OnOrOffTests(OptionsTestCase):
             with self.subTest(value):
                 self.assertRefused(value, repr(value), "True, False, or a dictionary")
 
+    def test_concurrent_async_needs_autocommit(self):
+        with self.assertRaisesMessage(ImproperlyConfigured, "concurrent_async"):
+            parse({"POOL": {"concurrent_async": True}, "AUTOCOMMIT": False}, "default")
+
     def test_both_spellings_mean_the_same(self):
         chosen = {"max_size": 3, "timeout": 1.5, "order": "fifo"}
         self.assertEqual(
@@ -152,7 +156,11 @@ class ValueTests(OptionsTestCase):
         ),
         "connecting": ([1, 2, 50], [0, -1, 1.0, "1", None, True, NAN]),
         "order": (["lifo", "fifo"], ["LIFO", "", None, True, 0, ["lifo"], b"lifo"]),
+        "lease": (["request", "transaction"], [None, "", "statement", True, []]),
+        "report_pins": ([True, False], [None, 0, 1, "yes"]),
         "name": ([None, "main", "a b"], ["", 1, True, b"main", ["main"]]),
+        "concurrent_async": ([True, False], [None, 0, 1, "yes", []]),
+        "cancel_queries": ([True, False], [None, 0, 1, "yes", []]),
     }
 
     def test_every_option_is_covered_here(self):

@@ -4,7 +4,6 @@ out, get interrupted. The fake server notices two users of one connection and
 one connection too many.
 """
 
-import queue
 import random
 import sys
 import threading
@@ -46,6 +45,7 @@ class StressTests(SimpleTestCase):
         # The test reclaims by itself. A thread per pool is started for each
         # connect otherwise, as these pools are registered nowhere.
         self.enterContext(mock.patch.object(maintenance, "wake"))
+        self.enterContext(mock.patch.object(maintenance, "put"))
         seed = time.time_ns()
         self.rng = random.Random(seed)
         self.context = f"Seed {seed}."
@@ -102,16 +102,12 @@ class StressTests(SimpleTestCase):
             max_lifetime=0.05,
             max_idle=0.01,
         )
-        abandoned = queue.SimpleQueue()
-        self.enterContext(mock.patch.object(pool, "abandon", abandoned.put))
         end = time.monotonic() + self.SECONDS
 
         def disturb():
             """Maintenance, resizes and drains."""
             rng = random.Random(self.rng.random())
             while any(call.is_alive() for call in calls):
-                while not abandoned.empty():
-                    pool.reclaim(abandoned.get())
                 pool.maintain()
                 if rng.random() < 0.1:
                     pool.drain()
@@ -124,8 +120,7 @@ class StressTests(SimpleTestCase):
         disturber = Call(disturb)
         served = [call.result() for call in calls]
         disturber.result()
-        while not abandoned.empty():
-            pool.reclaim(abandoned.get())
+        pool.reclaim_lost()
         self.assertEqual(server.violations, [], self.context)
         self.assertGreater(sum(served), 500, self.context)
         stats = pool.stats()

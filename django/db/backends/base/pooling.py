@@ -11,7 +11,9 @@ import math
 import os
 import select
 import socket
-import threading
+import sys
+import time
+import traceback
 from contextlib import contextmanager
 from functools import partial
 
@@ -30,6 +32,11 @@ except ImportError:
         return 0
 
 
+# Seconds that a server has for an answer at least, however near the deadline
+# of who waits for it.
+SHORTEST_LIMIT = 1.0
+
+
 class Session:
     """
     What a pool keeps with each connection, from opening to closing.
@@ -38,18 +45,42 @@ class Session:
         the connection later.
     probe: a callable without arguments that returns something true if there's
         reason to doubt that the connection is alive, or None.
+    watch: a callable without arguments that returns whether the connection is
+        as it was when it was opened, as far as the driver can tell, or None.
     driver_state: what the driver keeps on its side, see read_driver_state().
     references: how many references there are to the connection while nobody
         but the pool and a wrapper has one.
     """
 
-    __slots__ = ("attributes", "probe", "driver_state", "references")
+    __slots__ = ("attributes", "probe", "watch", "driver_state", "references")
 
-    def __init__(self, attributes=None, probe=None, driver_state=None, references=0):
+    def __init__(
+        self,
+        attributes=None,
+        probe=None,
+        watch=None,
+        driver_state=None,
+        references=0,
+    ):
         self.attributes = attributes
         self.probe = probe
+        self.watch = watch
         self.driver_state = driver_state
         self.references = references
+
+
+class LentConnection:
+    """
+    The attribute ``connection`` of a wrapper while its dictionary doesn't
+    have it, which a pool's policy sees to. It costs the others nothing.
+    """
+
+    def __get__(self, wrapper, owner=None):
+        if wrapper is None:
+            return self
+        if (borrower := wrapper._borrower) is None:
+            raise AttributeError("connection")
+        return borrower.policy.asked(borrower, wrapper, sys._getframe(1))
 
 
 class BaseDatabasePooling:
@@ -105,13 +136,18 @@ class BaseDatabasePooling:
 
         timeout: seconds that this should take at most.
         """
+        end = time.monotonic() + timeout
         before = wrapper.__dict__.copy()
         conn_params = wrapper.get_connection_params()
         self.limit_connect_time(conn_params, timeout)
-        wrapper._open_connection(conn_params)
+        wrapper.connection = wrapper.get_new_connection(conn_params)
+        left = max(end - time.monotonic(), SHORTEST_LIMIT)
+        with self.time_limit(wrapper.connection, left):
+            wrapper._initialize_connection()
         return Session(
             self.attributes_set(wrapper, before),
             self.make_probe(wrapper.connection),
+            self.make_watch(wrapper.connection),
             self.copy_driver_state(wrapper.connection),
             # The pool will have one more.
             count_references(wrapper.connection) + 1,
@@ -137,7 +173,28 @@ class BaseDatabasePooling:
     def let_go(self, error):
         """
         See to it that an exception met on opening a connection doesn't keep a
-        half-open one alive: its slot is about to serve another.
+        half-open one alive: its slot is about to serve another. The frames of
+        the driver's connect() refer to that, and they are often part of a
+        reference cycle. Others keep their variables, to be looked at.
+        """
+        driver = self.wrapper_class.Database.__name__.partition(".")[0]
+        seen = set()
+        while error is not None and error not in seen:
+            seen.add(error)
+            for frame, _ in traceback.walk_tb(error.__traceback__):
+                module = frame.f_globals.get("__name__", "")
+                if module.partition(".")[0] in (driver, "socket"):
+                    try:
+                        frame.clear()
+                    except RuntimeError:
+                        # It's still running.
+                        pass
+            error = error.__cause__ or error.__context__
+
+    def cancel_query(self, connection):
+        """
+        Ask the server to cancel what runs on a connection, which another
+        thread is using. Nothing of it may come later than the return of this.
         """
 
     def is_connect_error(self, error):
@@ -218,24 +275,34 @@ class BaseDatabasePooling:
             return None
         return fileno if isinstance(fileno, int) and fileno >= 0 else None
 
-    def is_fit(self, wrapper, slot, check):
+    def is_fit(self, wrapper, slot, check, timeout):
         """
         Return whether the idle connection that a wrapper was just given can
         be used. Ask the server if there's reason to doubt, or if the pool's
         ``check`` option says so.
+
+        timeout: seconds that the server has for an answer.
         """
         if (probe := slot.session.probe) is not None and probe():
-            return self.check_in_doubt(wrapper)
-        if check is False:
+            ask = partial(self.check_in_doubt, wrapper)
+        elif callable(check):
+            ask = partial(self.check_by, check, wrapper)
+        elif check is True or (
+            check is not False and slot.leased_at - slot.idle_since >= check
+        ):
+            ask = wrapper.is_usable
+        else:
             return True
-        if callable(check):
-            try:
-                check(wrapper.connection)
-            except Exception:
-                return False
-            return True
-        if check is True or slot.leased_at - slot.idle_since >= check:
-            return wrapper.is_usable()
+        with self.time_limit(wrapper.connection, timeout) as limit:
+            fit = ask()
+        return fit and not limit.exceeded
+
+    def check_by(self, check, wrapper):
+        """Return whether a callable has no objection to a connection."""
+        try:
+            check(wrapper.connection)
+        except Exception:
+            return False
         return True
 
     def check_in_doubt(self, wrapper):
@@ -243,6 +310,17 @@ class BaseDatabasePooling:
         return wrapper.is_usable()
 
     # ##### Giving back #####
+
+    def make_watch(self, connection):
+        """
+        Return a callable that tells whether a connection that comes back is
+        as it was when it was opened: not in a transaction, no answer still to
+        be read, the driver's state unchanged. It's a short cut past
+        make_clean() and needs_reset(), for the borrowers who leave nothing to
+        do. It must not refer to the connection itself: see is_held(). None if
+        the driver offers no cheap way.
+        """
+        return None
 
     def in_transaction(self, connection):
         """
@@ -284,6 +362,17 @@ class BaseDatabasePooling:
         if wrapper.autocommit is not borrower.autocommit:
             wrapper._set_autocommit(borrower.autocommit)
         return True
+
+    def read_closed_cursor(self, cursor):
+        """
+        Return what's still read of a driver's cursor after it was closed, as
+        a dictionary of attributes. It must not lead to the connection.
+        """
+        return {
+            "description": cursor.description,
+            "rowcount": cursor.rowcount,
+            "lastrowid": getattr(cursor, "lastrowid", None),
+        }
 
     # ##### Resetting the session #####
 
@@ -338,46 +427,17 @@ class BaseDatabasePooling:
         wrapper.autocommit = self.settings_dict["AUTOCOMMIT"]
         if session.attributes:
             wrapper.__dict__.update(session.attributes)
-        # Whoever takes the descriptor out of here first decides. It's asked
-        # for now: drivers don't tell while the connection is in use. And the
-        # thread, which may live on for a moment, mustn't refer to that.
-        at_stake = [self.get_fileno(connection)]
-        done, cut = threading.Event(), threading.Event()
-        # Not a Timer, which would ask which thread this is. A thread that ends
-        # isn't known any more.
-        threading.Thread(
-            target=self._abort_late, args=[at_stake, done, cut], daemon=True
-        ).start()
         try:
-            if how is None:
-                with self.as_the_alias(wrapper):
-                    succeeded = self.reset(wrapper, session)
-            else:
-                how(connection)
-                succeeded = True
+            with self.time_limit(connection, self.reset_timeout) as limit:
+                if how is None:
+                    with self.as_the_alias(wrapper):
+                        succeeded = self.reset(wrapper, session)
+                else:
+                    how(connection)
+                    succeeded = True
         finally:
             wrapper.connection = None
-            done.set()
-            try:
-                at_stake.pop()
-            except IndexError:
-                # Nobody may close the connection while it's being cut.
-                cut.wait()
-                succeeded = False
-        return succeeded
-
-    def _abort_late(self, at_stake, done, cut):
-        """Abort a reset that isn't done in time, on a thread of its own."""
-        if done.wait(self.reset_timeout):
-            return
-        try:
-            fileno = at_stake.pop()
-        except IndexError:
-            return
-        try:
-            self.abort(fileno)
-        finally:
-            cut.set()
+        return succeeded and not limit.exceeded
 
     @contextmanager
     def as_the_alias(self, wrapper):
@@ -400,13 +460,25 @@ class BaseDatabasePooling:
         wrapper.init_connection_state()
         connection_created.send(sender=self.wrapper_class, connection=wrapper)
 
+    def time_limit(self, connection, seconds):
+        """
+        Return a context manager that cuts a connection if the block, which
+        waits for its server, takes longer than some seconds.
+        """
+        # Not imported without a pool.
+        from django.db.pool.watch import time_limit
+
+        # The descriptor is asked for now: drivers don't tell while the
+        # connection is in use.
+        fileno = self.get_fileno(connection)
+        abort = None if fileno is None else partial(self.abort, fileno)
+        return time_limit(seconds, abort)
+
     def abort(self, fileno):
         """
         Let go of a server that doesn't answer, while another thread waits for
         it: cut the connection, so that the driver gives up.
         """
-        if fileno is None:
-            return
         try:
             with socket.socket(fileno=os.dup(fileno)) as sock:
                 sock.shutdown(socket.SHUT_RDWR)

@@ -1,8 +1,15 @@
+from weakref import WeakKeyDictionary
+
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.backends.base.statements import StatementJudge
 
 # SERVER_STATUS_IN_TRANS of the client/server protocol.
 IN_TRANSACTION = 1
+
+
+# Connections -> the server's names for them. While a query is running, the
+# driver can't be asked.
+_server_ids = WeakKeyDictionary()
 
 
 class DatabasePooling(BaseDatabasePooling):
@@ -22,12 +29,33 @@ class DatabasePooling(BaseDatabasePooling):
             return sock.fileno()
         return super().get_fileno(connection)
 
+    def read_closed_cursor(self, cursor):
+        return {
+            **super().read_closed_cursor(cursor),
+            "_executed": getattr(cursor, "_executed", None),
+        }
+
     def in_transaction(self, connection):
         # PyMySQL tells what the server said, but not what it said after rows,
         # those of INSERT ... RETURNING for one. mysqlclient doesn't tell.
         if (getattr(connection, "server_status", None) or 0) & IN_TRANSACTION:
             return True
         return None if connection.get_autocommit() else True
+
+    def open_with(self, wrapper, timeout):
+        session = super().open_with(wrapper, timeout)
+        _server_ids[wrapper.connection] = wrapper.connection.thread_id()
+        return session
+
+    def cancel_query(self, connection):
+        # A connection of its own, beyond max_size: the others are in use.
+        wrapper = self.make_wrapper()
+        killer = wrapper.get_new_connection(wrapper.get_connection_params())
+        try:
+            with killer.cursor() as cursor:
+                cursor.execute("KILL QUERY %s", [_server_ids[connection]])
+        finally:
+            killer.close()
 
     def make_clean(self, wrapper, borrower):
         # Both drivers know whether they were closed. PyMySQL can be left in
@@ -60,6 +88,8 @@ class DatabasePooling(BaseDatabasePooling):
             params.get("database") or "",
         )
         connection.autocommit(wrapper.settings_dict["AUTOCOMMIT"])
+        # The driver waits for each answer, and the server has no means to do
+        # this and the following along with the above.
         if statements := self.session_statements(params):
             with connection.cursor() as cursor:
                 cursor.execute(statements)

@@ -1,5 +1,5 @@
-import traceback
-from operator import attrgetter
+import copy
+from operator import attrgetter, itemgetter
 
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.backends.base.statements import StatementJudge
@@ -10,6 +10,17 @@ from .psycopg_any import is_psycopg3
 
 if is_psycopg3:
     from psycopg.adapt import AdaptersMap
+
+    read_attributes = itemgetter(
+        "_isolation_level",
+        "_read_only",
+        "_deferrable",
+        "_autocommit",
+        "row_factory",
+        "cursor_factory",
+        "_notice_handlers",
+        "_notify_handlers",
+    )
 
 # What DISCARD ALL stands for. DISCARD ALL itself can't be sent together with
 # other statements: they would make up a transaction.
@@ -33,6 +44,19 @@ BEGIN
         EXECUTE format('DEALLOCATE %I', statement.name);
     END LOOP;
 END $$"""
+
+
+class SentQuery:
+    """What last_executed_query() reads of psycopg's own."""
+
+    __slots__ = ("query",)
+
+    def __init__(self, query):
+        self.query = query
+
+
+# Seconds that asking for a query to be canceled may take.
+CANCEL_TIMEOUT = 5.0
 
 
 class DatabasePooling(BaseDatabasePooling):
@@ -81,24 +105,20 @@ class DatabasePooling(BaseDatabasePooling):
             AdaptersMap(connection.adapters)
             return super().make_probe(connection)
 
-        def let_go(self, error):
-            # The frames of connect() are part of a reference cycle that holds
-            # the half-open connection of an attempt that timed out.
-            seen = set()
-            while error is not None and error not in seen:
-                seen.add(error)
-                for frame, _ in traceback.walk_tb(error.__traceback__):
-                    module = frame.f_globals.get("__name__", "")
-                    if module.partition(".")[0] == "psycopg":
-                        try:
-                            frame.clear()
-                        except RuntimeError:
-                            # It's still running.
-                            pass
-                error = error.__cause__ or error.__context__
-
         def in_transaction(self, connection):
             return connection.pgconn.transaction_status != 0
+
+        def read_closed_cursor(self, cursor):
+            # It forgets everything else itself.
+            return {"_query": cursor._query and SentQuery(cursor._query.query)}
+
+        def make_clean(self, wrapper, borrower):
+            # 1 is the status amid an answer or a COPY. A generator, or a Copy,
+            # may hold the driver's lock then, for as long as it's left alone.
+            return (
+                wrapper.connection.pgconn.transaction_status != 1
+                and super().make_clean(wrapper, borrower)
+            )
 
         def prepares_statements(self, connection):
             return connection.prepare_threshold is not None
@@ -118,6 +138,13 @@ class DatabasePooling(BaseDatabasePooling):
         }
         # The driver believes in the encoding that it has set itself.
         driver_registries = ["string_types", "binary_types", "encoding"]
+
+        def read_closed_cursor(self, cursor):
+            return {
+                **super().read_closed_cursor(cursor),
+                "query": cursor.query,
+                "statusmessage": cursor.statusmessage,
+            }
 
         def in_transaction(self, connection):
             return connection.get_transaction_status() != 0
@@ -145,10 +172,40 @@ class DatabasePooling(BaseDatabasePooling):
             dumpers = [*connection._adapters._dumpers.values()]
             return *self._read_driver_state(connection), dumpers
 
+        def make_watch(self, connection):
+            # What read_driver_state() tells and whether there's a transaction,
+            # with half as many steps: this is a good part of what a return
+            # costs.
+            pgconn, attributes = connection.pgconn, connection.__dict__
+            wanted = tuple(map(copy.copy, read_attributes(attributes)))
+            prepared, adapters = connection._prepared, connection._adapters
+            threshold, maximum = prepared.prepare_threshold, prepared.prepared_max
+            loaders = [*adapters._loaders]
+            dumpers = adapters._dumpers.values()
+            wanted_dumpers = [*dumpers]
+
+            def is_unchanged():
+                return (
+                    pgconn.transaction_status == 0
+                    and read_attributes(attributes) == wanted
+                    and prepared.prepare_threshold == threshold
+                    and prepared.prepared_max == maximum
+                    and adapters._loaders == loaders
+                    and [*dumpers] == wanted_dumpers
+                )
+
+            return is_unchanged
+
     else:
 
         def read_driver_state(self, connection):
             return self._read_driver_state(connection)
+
+    def cancel_query(self, connection):
+        if is_psycopg3:
+            connection.cancel_safe(timeout=CANCEL_TIMEOUT)
+        else:
+            connection.cancel()
 
     def reset(self, wrapper, session):
         connection = wrapper.connection

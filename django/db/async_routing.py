@@ -1,0 +1,144 @@
+"""
+Where asynchronous code runs its queries.
+
+Without a connection pool, and with pools whose ``concurrent_async`` option is
+off, that's where asgiref runs thread-sensitive code. Otherwise,
+django.db.pool.aio decides. The pool isn't imported without need.
+"""
+
+import asyncio
+from asyncio import _get_running_loop
+from contextvars import ContextVar
+from functools import partial
+from weakref import ref
+
+from asgiref import sync
+
+from django.db import connections
+
+# Weak references to wrappers that the present code, or sync code that called
+# it, has used. asgiref carries them across its bridges.
+used_wrappers = ContextVar("used_wrappers", default=())
+# The innermost asynchronous atomic block that the present code is in, or in
+# which its task was started.
+current_block = ContextVar("current_block", default=None)
+
+
+def _pool_settings(settings_dict):
+    value = settings_dict.get("POOL")
+    if value is None:
+        value = (settings_dict.get("OPTIONS") or {}).get("pool")
+    return value
+
+
+def has_pools():
+    """Return whether any database has a pool."""
+    return any(
+        _pool_settings(settings_dict) not in (None, False)
+        for settings_dict in connections.settings.values()
+    )
+
+
+def is_concurrent():
+    """Return whether any database has a pool with concurrent_async."""
+    for settings_dict in connections.settings.values():
+        options = _pool_settings(settings_dict)
+        if options.__class__ is dict and options.get("concurrent_async"):
+            return True
+    return False
+
+
+def sync_to_async(func):
+    """
+    Like asgiref's, for functions that need nothing of their thread but its
+    database connections.
+    """
+    if not is_concurrent():
+        return sync.sync_to_async(func)
+    from django.db.pool import aio
+
+    return partial(aio.run, func)
+
+
+def note(wrapper):
+    """Remember that a wrapper is used by the present code."""
+    if is_concurrent():
+        noted = used_wrappers.get()
+        if not any(used() is wrapper for used in noted):
+            alive = [used for used in noted if used() is not None]
+            used_wrappers.set((*alive, ref(wrapper)))
+
+
+def wrapper_of_block(using):
+    """
+    Return the wrapper that an asynchronous atomic block of a database holds,
+    if this is asynchronous code in such a block. Raise
+    TransactionManagementError if it's in a task that isn't part of it.
+    """
+    block = current_block.get()
+    if block is None or _get_running_loop() is None:
+        return None
+    return block.wrapper_for(using)
+
+
+def join_tasks(coroutines):
+    """Have Django's own tasks take part in the atomic block they're for."""
+    if current_block.get() is None:
+        return coroutines
+    return [join(coroutine) for coroutine in coroutines]
+
+
+def request_context():
+    """
+    Return the asynchronous context manager that an ASGI request is handled
+    in: it decides in which thread thread-sensitive code runs.
+    """
+    if not has_pools():
+        return sync.ThreadSensitiveContext()
+    from django.db.pool.requests import request_context
+
+    return request_context()
+
+
+async def serve_lifespan(receive, send):
+    """Serve an ASGI server's lifespan, at whose end all pools are closed."""
+    from django.db.pool.requests import lifespan
+
+    await lifespan(receive, send)
+
+
+async def to_the_end(awaitable):
+    """
+    With a pool, await something even if the present task is canceled
+    meanwhile: connections depend on it.
+    """
+    if not has_pools():
+        return await awaitable
+    task = asyncio.ensure_future(awaitable)
+    canceled = None
+    while not task.done():
+        try:
+            await asyncio.wait([task])
+        except asyncio.CancelledError as e:
+            canceled = e
+    if canceled is not None:
+        raise canceled
+    return task.result()
+
+
+async def join(awaitable):
+    """See transaction.joined()."""
+    if current_block.get() is None:
+        return await awaitable
+    from django.db.pool.async_atomic import joined
+
+    return await joined(awaitable)
+
+
+async def leave(awaitable):
+    """See transaction.independent()."""
+    if current_block.get() is None:
+        return await awaitable
+    from django.db.pool.async_atomic import independent
+
+    return await independent(awaitable)

@@ -1,0 +1,277 @@
+"""
+Asynchronous operations: each borrows a worker, runs there, and gives the
+worker and its connections back.
+
+What must stay where it is, since somebody relies on a connection, goes to
+the thread where asgiref runs thread-sensitive code.
+"""
+
+import asyncio
+import contextlib
+import threading
+from contextvars import ContextVar
+from itertools import islice
+from weakref import ref
+
+from asgiref.sync import AsyncToSync, SyncToAsync
+
+from django.db import connections
+from django.db.async_routing import _pool_settings, current_block, used_wrappers
+
+from . import workers
+from .options import PoolOptions
+from .querylog import current_logs, logging_to
+from .workers import (
+    SingleCall,
+    WorkerExecutor,
+    give_back,
+    give_back_idle,
+    is_held,
+    is_pinned,
+)
+
+# The worker that runs the present code, and for asynchronous code the worker
+# of the sync code that called it.
+_operation = ContextVar("operation", default=None)
+# What the present code holds until it's done with it.
+_holds = ContextVar("holds", default=())
+# (alias, engine, name) -> whether a pool is possible.
+_can_pool = {}
+
+
+# ##### Where to run #####
+
+
+def is_bound():
+    """
+    Return whether the present code must go on where it is: in an atomic
+    block, on a connection whose autocommit was switched off, in an
+    execute_wrapper(), or called by sync code that a worker runs.
+    """
+    if current_block.get() is not None:
+        return True
+    for used in used_wrappers.get():
+        if (wrapper := used()) is not None and is_pinned(wrapper):
+            return True
+    operation = _operation.get()
+    return (operation is not None and operation.running) or not _can_all_pool()
+
+
+def _can_all_pool():
+    """
+    Return whether all databases with concurrent_async can have a pool. An
+    in-memory SQLite database belongs to its thread.
+    """
+    for alias, settings_dict in connections.settings.items():
+        options = _pool_settings(settings_dict)
+        if not (isinstance(options, dict) and options.get("concurrent_async")):
+            continue
+        key = alias, settings_dict["ENGINE"], settings_dict["NAME"]
+        if (answer := _can_pool.get(key)) is None:
+            wrapper = connections.create_connection(alias)
+            answer = wrapper.pooling_class.can_pool(wrapper)
+            _can_pool[key] = answer
+        if not answer:
+            return False
+    return True
+
+
+def _limits():
+    """
+    Return how many operations may run at a time, for how many seconds one may
+    wait for its turn, and how many may wait.
+    """
+    size = 0
+    timeout = 0.0
+    max_waiting = None
+    defaults = PoolOptions.__dataclass_fields__
+    for settings_dict in connections.settings.values():
+        options = _pool_settings(settings_dict)
+        if isinstance(options, dict) and options.get("concurrent_async"):
+            size += options.get("max_size", defaults["max_size"].default)
+            timeout = max(timeout, options.get("timeout", defaults["timeout"].default))
+            if (waiting := options.get("max_waiting")) is not None:
+                max_waiting = (max_waiting or 0) + waiting
+    return size, timeout, max_waiting
+
+
+async def run(func, /, *args, **kwargs):
+    """Run a function that needs nothing of its thread but connections."""
+    if is_bound():
+        return await SyncToAsync(func)(*args, **kwargs)
+    if (hold := _own_hold()) is not None:
+        return await hold.run(func, *args, **kwargs)
+    await give_back_before_waiting()
+    await workers.line.enter(*_limits())
+    executor = SingleCall(on_release=workers.line.leave)
+    return await _run_on(executor, func, args, kwargs)
+
+
+async def _run_on(executor, func, args, kwargs):
+    operation = _Operation(func)
+    return await SyncToAsync(operation, thread_sensitive=False, executor=executor)(
+        *args, **kwargs
+    )
+
+
+class _Operation:
+    """A function, and whether it's being run."""
+
+    __slots__ = ("func", "running", "logs")
+
+    def __init__(self, func):
+        self.func = func
+        self.running = False
+        self.logs = current_logs()
+
+    def __call__(self, *args, **kwargs):
+        self.running = True
+        token = _operation.set(self)
+        used = used_wrappers.set(())
+        try:
+            if self.logs is None:
+                return self.func(*args, **kwargs)
+            with logging_to(self.logs):
+                return self.func(*args, **kwargs)
+        finally:
+            self.running = False
+            _operation.reset(token)
+            used_wrappers.reset(used)
+
+
+async def give_back_before_waiting():
+    """
+    Give back what the thread of sync code holds that called this code or that
+    was called by it, so that it isn't held while waiting for more.
+    """
+    for used in used_wrappers.get():
+        if (wrapper := used()) is not None and is_held(wrapper):
+            if wrapper._thread_ident == threading.get_ident():
+                # Sync code that went on to run this event loop.
+                give_back(wrapper)
+            else:
+                await SyncToAsync(give_back_idle)()
+            if is_held(wrapper):
+                # It belongs to a thread that has nothing to do with this.
+                used_wrappers.set(
+                    tuple(used for used in used_wrappers.get() if used() != wrapper)
+                )
+
+
+# ##### Holding a worker #####
+
+
+class Hold:
+    """
+    One worker for several operations, one at a time. It may be that of
+    another hold of the same task, or that of a bound connection.
+    """
+
+    def __init__(self):
+        self.executor = None
+        self.task = None
+        self.is_over = False
+        self.outer = None
+        # Holds that use this one's worker, itself included.
+        self.users = 1
+
+    async def start(self):
+        self.task = asyncio.current_task()
+        if is_bound():
+            return self
+        if (outer := _own_hold()) is not None:
+            self.outer = outer
+            outer.users += 1
+            return self
+        await give_back_before_waiting()
+        await workers.line.enter(*_limits())
+        self.executor = WorkerExecutor(on_release=workers.line.leave)
+        alive = [held for held in _holds.get() if _is_alive(held)]
+        _holds.set((*alive, ref(self)))
+        return self
+
+    async def run(self, func, /, *args, **kwargs):
+        if self.outer is not None:
+            return await self.outer.run(func, *args, **kwargs)
+        if self.executor is None:
+            return await SyncToAsync(func)(*args, **kwargs)
+        return await _run_on(self.executor, func, args, kwargs)
+
+    def end(self, last=None):
+        """
+        Let go of the worker, after it has run what it was given.
+
+        last: a function to call before, whose outcome nobody waits for.
+        """
+        if self.is_over:
+            return
+        self.is_over = True
+        hold = self.outer or self
+        if hold.executor is None:
+            return
+        if last is not None and hold.executor.worker is not None:
+            hold.executor.submit(last)
+        hold.users -= 1
+        if not hold.users:
+            hold.executor.release()
+
+
+def _is_alive(held):
+    hold = held()
+    return hold is not None and not hold.is_over
+
+
+def _own_hold():
+    """Return what the present task holds already, or None."""
+    if holds := _holds.get():
+        task = asyncio.current_task()
+        for held in holds:
+            hold = held()
+            if hold is not None and not hold.is_over and hold.task is task:
+                return hold
+    return None
+
+
+async def iterate(iterable, chunk_size):
+    """
+    Iterate over an iterable of the ORM, asynchronously. The worker is held
+    until the last chunk was read, or until this generator is closed.
+    """
+    generator = iter(iterable)
+    hold = await Hold().start()
+    try:
+        while True:
+            chunk = await hold.run(_slice, generator, chunk_size, hold)
+            if len(chunk) < chunk_size:
+                # Nothing is held while the last ones are looked at.
+                hold.end()
+                for item in chunk:
+                    yield item
+                break
+            for item in chunk:
+                yield item
+    finally:
+        if not hold.is_over:
+            if hold.executor is None and hold.outer is None:
+                with contextlib.suppress(Exception):
+                    await SyncToAsync(generator.close)()
+            hold.end(generator.close)
+
+
+def _slice(generator, size, hold):
+    chunk = list(islice(generator, size))
+    if len(chunk) < size and hold.executor is not None and hold.users == 1:
+        give_back_idle()
+    return chunk
+
+
+def thread_sensitive_executor():
+    """Return where asgiref would run thread-sensitive code, or None."""
+    if (executor := getattr(AsyncToSync.executors, "current", None)) is not None:
+        return executor
+    if (context := SyncToAsync.thread_sensitive_context.get(None)) is not None:
+        return SyncToAsync.context_to_thread_executor.get(context)
+    loop = asyncio.get_running_loop()
+    return AsyncToSync.loop_thread_executors.get(
+        loop, SyncToAsync.single_thread_executor
+    )

@@ -1,0 +1,95 @@
+"""Cursors for raw SQL in asynchronous code."""
+
+from django.db import NotSupportedError, connections
+from django.db.async_routing import is_concurrent
+
+from .aio import Hold
+from .workers import give_back_idle
+
+# Rows that are read at a time while iterating.
+CHUNK_SIZE = 100
+
+
+class AsyncCursor:
+    """
+    A cursor whose methods are awaited, for ``async with``. It holds a worker
+    until it's closed.
+    """
+
+    def __init__(self, alias):
+        self.alias = alias
+        self.hold = None
+        self.cursor = None
+
+    async def __aenter__(self):
+        if not is_concurrent():
+            raise NotSupportedError(
+                "Asynchronous cursors need a connection pool with the "
+                "concurrent_async option."
+            )
+        self.hold = await Hold().start()
+        try:
+            self.cursor = await self.hold.run(self._open)
+        except BaseException:
+            self.hold.end()
+            raise
+        return self
+
+    async def __aexit__(self, *exc_info):
+        try:
+            await self.hold.run(self._close)
+        finally:
+            self.hold.end()
+
+    def _open(self):
+        return connections[self.alias].cursor()
+
+    def _close(self):
+        try:
+            self.cursor.close()
+        finally:
+            if self.hold.executor is not None and self.hold.users == 1:
+                give_back_idle()
+
+    async def execute(self, sql, params=None):
+        """Run a statement. Return the cursor."""
+        await self.hold.run(self.cursor.execute, sql, params)
+        return self
+
+    async def executemany(self, sql, param_list):
+        """Run a statement once for each of several sequences of parameters."""
+        await self.hold.run(self.cursor.executemany, sql, param_list)
+        return self
+
+    async def callproc(self, procname, params=None, kparams=None):
+        """Call a stored procedure."""
+        return await self.hold.run(self.cursor.callproc, procname, params, kparams)
+
+    async def fetchone(self):
+        """Return the next row, None if there's none."""
+        return await self.hold.run(self.cursor.fetchone)
+
+    async def fetchmany(self, size=CHUNK_SIZE):
+        """Return the next rows, as many as there are up to a number."""
+        return await self.hold.run(self.cursor.fetchmany, size)
+
+    async def fetchall(self):
+        """Return the rows that are left."""
+        return await self.hold.run(self.cursor.fetchall)
+
+    async def __aiter__(self):
+        while rows := await self.fetchmany():
+            for row in rows:
+                yield row
+
+    @property
+    def description(self):
+        return self.cursor.description
+
+    @property
+    def rowcount(self):
+        return self.cursor.rowcount
+
+    @property
+    def lastrowid(self):
+        return self.cursor.lastrowid

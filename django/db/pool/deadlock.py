@@ -1,0 +1,119 @@
+"""
+Waits for connections that could never be served.
+
+A thread that holds a connection and waits for another keeps those waiting who
+wait for the one that it holds. If each holder of a pool's connections waits,
+for this pool or for others whose holders all wait too, nobody will ever be
+served. The one whose wait would close the ring is refused, and told so.
+
+Only a thread that's about to wait gets here.
+"""
+
+import sys
+import threading
+import traceback
+
+from .exceptions import PoolDeadlock
+from .pins import holding_of
+from .state import LEASED
+
+_lock = threading.Lock()
+# Thread identifier -> the pool that it waits for.
+_waiting = {}
+
+
+def enter(pool):
+    """
+    Note that this thread is about to wait for a pool. Raise PoolDeadlock if
+    the wait could never end; nothing is noted then.
+    """
+    ident = threading.get_ident()
+    # Of threads that come at once, the last closes the ring.
+    with _lock:
+        _waiting[ident] = pool
+        if not (stuck := _find_stuck(ident)):
+            return
+        del _waiting[ident]
+    raise PoolDeadlock(_describe(pool, ident, stuck))
+
+
+def leave():
+    """
+    Note that this thread doesn't wait any more. Called before it becomes the
+    owner of what it was served.
+    """
+    _waiting.pop(threading.get_ident(), None)
+
+
+def forget():
+    """After a fork, in the child: no other thread exists."""
+    global _lock
+    _lock = threading.Lock()
+    _waiting.clear()
+
+
+def _find_stuck(ident):
+    """
+    Return thread -> pool of those who wait without hope, empty if a given
+    thread isn't one of them.
+    """
+    stuck = _waiting.copy()
+    if not _is_hopeless(stuck[ident], stuck):
+        # As good as always.
+        return {}
+    # Whoever has a hope gives hope to those who wait for what it holds.
+    while hopeful := [t for t, pool in stuck.items() if not _is_hopeless(pool, stuck)]:
+        for thread in hopeful:
+            del stuck[thread]
+        if ident not in stuck:
+            return {}
+    return stuck
+
+
+def _is_hopeless(pool, stuck):
+    """Return whether a pool's connections are all held by threads stuck."""
+    slots = pool.slots()
+    if len(slots) < pool.max_size or pool.closed:
+        return False
+    for slot in slots:
+        # It may change hands just now: the owner is unknown meanwhile.
+        holding = holding_of(slot.owner)
+        if (
+            slot.status is not LEASED
+            or holding is None
+            or holding.ident is None
+            or holding.ident not in stuck
+        ):
+            return False
+    return True
+
+
+def _describe(pool, ident, stuck):
+    frames = sys._current_frames()
+    pools = set()
+    lines = [
+        f"Waiting for a connection of the pool {pool.name!r} could never end: all who "
+        "hold one wait for a connection themselves. Give back what is held first, "
+        "or raise max_size."
+    ]
+    unseen = [pool]
+    while unseen:
+        if (awaited := unseen.pop()) in pools:
+            continue
+        pools.add(awaited)
+        for slot in awaited.slots():
+            if (holding := holding_of(slot.owner)) is None:
+                continue
+            thread = holding.ident
+            waits_for = stuck.get(thread)
+            if waits_for is None:
+                continue
+            unseen.append(waits_for)
+            who = f"{holding}, which is this thread" if thread == ident else holding
+            lines.append(
+                f"A connection of {awaited.name!r} is held by {who}. It waits for "
+                f"{waits_for.name!r}, here:"
+            )
+            if (frame := frames.get(thread)) is not None:
+                lines.append("".join(traceback.format_stack(frame)).rstrip())
+    return "\n".join(lines)

@@ -1,0 +1,481 @@
+"""
+Threads that asynchronous code borrows, each with its own database wrappers.
+
+They know nothing of transactions or of where a function should run: they run
+what they're given and give back the connections that it borrowed.
+"""
+
+import asyncio
+import atexit
+import itertools
+import logging
+import os
+import queue
+import threading
+import time
+from collections import deque
+from concurrent.futures import Executor, Future
+
+from django.db import InterfaceError, connections
+from django.db.async_routing import _pool_settings
+
+from . import registry
+from .exceptions import PoolFull, PoolTimeout
+from .querylog import logging_to
+
+logger = logging.getLogger("django.db.pool")
+
+# Seconds after which a worker that has nothing to do ends.
+MAX_IDLE = 30.0
+# At exit, seconds for which what still runs is waited for.
+EXIT_TIMEOUT = 2.0
+
+
+def is_pinned(wrapper):
+    """
+    Return whether what's done next must be done with the same connection of
+    a wrapper.
+    """
+    return (
+        wrapper.in_atomic_block
+        or bool(wrapper.execute_wrappers)
+        or bool(wrapper.force_debug_cursor)
+        or (
+            wrapper.connection is not None
+            and wrapper.autocommit != wrapper.settings_dict["AUTOCOMMIT"]
+        )
+    )
+
+
+def interrupts():
+    """Return whether any database's queries are canceled on the server."""
+    for settings_dict in connections.settings.values():
+        options = _pool_settings(settings_dict)
+        if isinstance(options, dict) and options.get("cancel_queries"):
+            return True
+    return False
+
+
+def give_back_idle():
+    """
+    Give back the connections of this thread, as far as nobody relies on them.
+    """
+    for wrapper in connections.all(initialized_only=True):
+        if wrapper.connection is not None and not is_pinned(wrapper):
+            close(wrapper)
+
+
+def give_back_all():
+    """
+    Give back all connections of this thread, whatever state they're in: who
+    used them has ended.
+    """
+    for wrapper in connections.all(initialized_only=True):
+        if wrapper.connection is None:
+            continue
+        stuck = wrapper.in_atomic_block or wrapper.execute_wrappers
+        try:
+            close(wrapper)
+        finally:
+            if stuck:
+                # Whoever left it so will never put it right.
+                del connections[wrapper.alias]
+
+
+def is_held(wrapper):
+    """Return whether a wrapper holds a connection of a pool."""
+    return wrapper._borrower is not None and wrapper._borrower.lease is not None
+
+
+def close(wrapper):
+    """Give a connection back. Without a pool, CONN_MAX_AGE decides."""
+    try:
+        if is_held(wrapper):
+            wrapper.close()
+        else:
+            wrapper.close_if_unusable_or_obsolete()
+    except Exception as e:
+        logger.debug("Giving back a connection of a worker: %s", e)
+
+
+def give_back(wrapper):
+    """
+    Give back a connection that belongs to this thread, although an event loop
+    runs in it. No query is needed for that.
+    """
+    if not is_pinned(wrapper):
+        wrapper._borrower.give_back(wrapper)
+
+
+class Job:
+    """
+    Something for a worker to do.
+
+    future: a concurrent.futures.Future that gets the outcome.
+    function: what to call, without arguments.
+    end: called after it, also if it was canceled before it could begin, and
+        before the outcome is known to anybody.
+    """
+
+    __slots__ = ("future", "function", "end", "thread", "interruption")
+
+    def __init__(self, future, function, end=None):
+        self.future = future
+        self.function = function
+        self.end = end
+        # Where it's running.
+        self.thread = None
+        self.interruption = None
+        if isinstance(future, Operation):
+            future.job = self
+
+    def run(self):
+        result = error = None
+        wanted = self.future.set_running_or_notify_cancel()
+        if wanted:
+            self.thread = threading.current_thread()
+            try:
+                result = self.function()
+            except BaseException as e:
+                error = e
+            with _interrupting:
+                self.thread = None
+            if self.interruption is not None:
+                # What was asked for could still hit what's run next.
+                self.interruption.wait()
+        self.function = None
+        if self.end is not None:
+            try:
+                self.end()
+            except Exception:
+                logger.exception("A worker couldn't give back what it borrowed.")
+        if not wanted:
+            return
+        try:
+            if error is not None:
+                self.future.set_exception(error)
+            else:
+                self.future.set_result(result)
+        finally:
+            # Break a reference cycle with the exception's traceback.
+            self = result = error = None
+
+    def interrupt(self):
+        """Have the server cancel the queries of this job, if it's running."""
+        with _interrupting:
+            if self.thread is None or self.interruption is not None:
+                return
+            self.interruption = threading.Event()
+        executor = WorkerExecutor()
+        executor.put(Future(), self._interrupt, last=True)
+
+    def _interrupt(self):
+        try:
+            for borrower in registry.borrowers_of(self.thread):
+                pool = borrower.pool
+                wrapper = borrower.wrapper()
+                if pool.options.cancel_queries and wrapper is not None:
+                    # So that it's closed when it's given back.
+                    borrower.lease.slot.generation = None
+                    pool.pooling.cancel_query(wrapper.connection)
+        except Exception as e:
+            logger.debug("Canceling a query: %s", e, exc_info=True)
+        finally:
+            self.interruption.set()
+
+
+class Operation(Future):
+    """The outcome of a job that may be interrupted."""
+
+    job = None
+
+    def cancel(self):
+        """Have it not run, or interrupt it if that's wanted."""
+        canceled = super().cancel()
+        if not canceled and self.job is not None and interrupts():
+            self.job.interrupt()
+        return canceled
+
+
+# Held for a few bytecodes, by a job that ends and by who wants to interrupt
+# one that doesn't.
+_interrupting = threading.Lock()
+
+
+class Worker:
+    """A thread that runs one job after the other."""
+
+    numbers = itertools.count(1)
+
+    def __init__(self, workers):
+        self.workers = workers
+        self.inbox = queue.SimpleQueue()
+        self.thread = threading.Thread(
+            target=self._run,
+            name=f"django-db-worker-{next(self.numbers)}",
+            # At exit, _Workers.stop() waits for what it's doing.
+            daemon=True,
+        )
+
+    def put(self, job):
+        self.inbox.put(job)
+
+    def _run(self):
+        while True:
+            try:
+                job = self.inbox.get(timeout=MAX_IDLE)
+            except queue.Empty:
+                if self.workers.retire(self):
+                    break
+                continue
+            if job is None:
+                break
+            job.run()
+            del job
+        # Those that no pool wants back.
+        connections.close_all()
+
+
+class _Workers:
+    """The workers of the process."""
+
+    def __init__(self):
+        # Held for a few bytecodes.
+        self.lock = threading.Lock()
+        # The last was used last.
+        self.idle = []
+        self.busy = set()
+
+    def take(self):
+        """Return a worker that nobody else has. Start one if there's none."""
+        with self.lock:
+            if self.idle:
+                worker = self.idle.pop()
+                self.busy.add(worker)
+                return worker
+        worker = Worker(self)
+        worker.thread.start()
+        with self.lock:
+            self.busy.add(worker)
+        return worker
+
+    def put_back(self, worker):
+        """Take back a worker that has nothing left to do."""
+        with self.lock:
+            self.busy.discard(worker)
+            self.idle.append(worker)
+
+    def retire(self, worker):
+        """Return whether a worker may end: nobody has it."""
+        with self.lock:
+            try:
+                self.idle.remove(worker)
+            except ValueError:
+                return False
+            return True
+
+    def stop(self):
+        """
+        End the workers, after what they're doing now, but don't wait for that
+        for long.
+        """
+        with self.lock:
+            workers = self.idle + list(self.busy)
+            self.idle.clear()
+        for worker in workers:
+            worker.put(None)
+        end = time.monotonic() + EXIT_TIMEOUT
+        for worker in workers:
+            worker.thread.join(max(0, end - time.monotonic()))
+
+
+class WorkerExecutor(Executor):
+    """
+    Runs functions on one worker until released. The worker is taken when
+    there's something to run.
+
+    after_each: called on the worker after each function.
+    """
+
+    # With DEBUG, where queries are logged.
+    logs = None
+
+    def __init__(self, after_each=None, on_release=None):
+        self.after_each = after_each
+        self.on_release = on_release
+        self.worker = None
+        self.released = False
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Operation()
+        if self.logs is not None:
+            fn = logging_to(self.logs)(fn)
+        self.put(future, _bind(fn, args, kwargs))
+        return future
+
+    def put(self, future, function, last=False):
+        """
+        Have a function run, with its outcome in a given future.
+
+        last: whether the worker is released after it.
+        """
+        if self.released:
+            raise InterfaceError("The worker has been given back.")
+        if self.worker is None:
+            self.worker = workers.take()
+        if last:
+            self.released = True
+            self.worker.put(Job(future, function, self._end))
+        else:
+            self.worker.put(Job(future, function, self.after_each))
+
+    def release(self):
+        """Let go of the worker when it has run what it has been given."""
+        if self.released:
+            return
+        self.released = True
+        if self.worker is None:
+            if self.on_release is not None:
+                self.on_release()
+        else:
+            self.worker.put(Job(Future(), _nothing, self._end))
+
+    def _end(self):
+        worker = self.worker
+        try:
+            give_back_all()
+        finally:
+            workers.put_back(worker)
+            if self.on_release is not None:
+                self.on_release()
+
+    def __del__(self):
+        try:
+            self.release()
+        except Exception:
+            # The interpreter is shutting down, its modules are gone.
+            pass
+
+
+class SingleCall(WorkerExecutor):
+    """Runs one function, and is released by its end."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Operation()
+        self.put(future, _bind(fn, args, kwargs), last=True)
+        return future
+
+
+def _bind(fn, args, kwargs):
+    return (lambda: fn(*args, **kwargs)) if args or kwargs else fn
+
+
+def _nothing():
+    pass
+
+
+class _Place:
+    """A place in the line. Whoever serves it sets served, under the lock."""
+
+    __slots__ = ("loop", "future", "served")
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.future = loop.create_future()
+        self.served = False
+
+    def wake(self):
+        """Return whether anybody is there to be woken."""
+        try:
+            self.loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            # Its event loop has been closed.
+            return False
+        return True
+
+    def _wake(self):
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class Line:
+    """
+    Bounds how much is done at a time. Tasks of all event loops wait in line,
+    and are served in order.
+    """
+
+    def __init__(self):
+        # Held for a few bytecodes.
+        self.lock = threading.Lock()
+        self.places = deque()
+        self.inside = 0
+
+    async def enter(self, limit, timeout, max_waiting):
+        """
+        Wait until there are fewer than limit inside.
+
+        Raise PoolTimeout after timeout seconds, and PoolFull if max_waiting
+        others wait.
+        """
+        with self.lock:
+            if self.inside < limit and not self.places:
+                self.inside += 1
+                return
+            if max_waiting is not None and len(self.places) >= max_waiting:
+                raise PoolFull(
+                    f"{max_waiting} operations wait for a worker already, which is "
+                    f"max_waiting. {self.inside} are running."
+                )
+            place = _Place(asyncio.get_running_loop())
+            self.places.append(place)
+        try:
+            # Not asyncio.timeout(): it would cancel the task.
+            await asyncio.wait([place.future], timeout=timeout)
+        except BaseException:
+            self._leave_place(place)
+            raise
+        if not place.future.done() and self._leave_place(place, keep=True):
+            raise PoolTimeout(
+                f"No worker was free within {timeout:g} s: {self.inside} operations "
+                f"are running, {len(self.places)} are waiting."
+            )
+
+    def _leave_place(self, place, keep=False):
+        """
+        Give up a place. If it was served just before, keep says whether to
+        keep what was got. Return whether it wasn't served.
+        """
+        with self.lock:
+            if not place.served:
+                self.places.remove(place)
+                return True
+        if not keep:
+            self.leave()
+        return False
+
+    def leave(self):
+        """Let the next one in."""
+        with self.lock:
+            while self.places:
+                place = self.places.popleft()
+                place.served = True
+                if place.wake():
+                    return
+            self.inside -= 1
+
+
+workers = _Workers()
+line = Line()
+
+
+def _forget():
+    """After a fork, in the child: there are no workers."""
+    global workers, line
+    workers = _Workers()
+    line = Line()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+# Before the pools are closed, for this module is imported after the registry.
+atexit.register(lambda: workers.stop())

@@ -1,0 +1,363 @@
+"""Asynchronous operations on a pool with concurrent_async."""
+
+import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
+from backends.models import Square
+
+from django.db import async_routing, connections, transaction
+from django.db.pool import PoolFull, PoolTimeout, workers
+from django.db.transaction import TransactionManagementError
+from django.test.utils import CaptureQueriesContext
+
+from .async_utils import AsyncPoolTestCase
+from .utils import ALIAS, SOON, wait_until
+
+
+class OperationTests(AsyncPoolTestCase):
+    def test_operations_of_one_task_run_at_the_same_time(self):
+        self.assertEqual(len(set(asyncio.run(self.meet(3)))), 3)
+        self.assertEqual(self.in_use(), 0)
+
+    async def test_operations_below_sync_code_run_at_the_same_time(self):
+        self.assertEqual(len(set(await self.meet(4))), 4)
+
+    async def test_nothing_is_held_after_an_operation(self):
+        await self.add(1)
+        self.assertEqual(self.in_use(), 0)
+        self.assertEqual(await self.squares.acount(), 1)
+        self.assertEqual(self.in_use(), 0)
+        self.assertEqual(self.stats().opened, 1)
+
+    def test_nothing_is_held_after_an_error(self):
+        async def fail():
+            await self.squares.aget(root=1)
+
+        with self.assertRaises(Square.DoesNotExist):
+            asyncio.run(fail())
+        self.assertEqual(self.in_use(), 0)
+
+    def test_more_operations_than_connections(self):
+        self.use_pool(max_size=2)
+
+        async def main():
+            await asyncio.gather(*[self.add(root) for root in range(20)])
+
+        asyncio.run(main())
+        self.assertEqual(self.roots(), list(range(20)))
+        self.assertLessEqual(self.stats().opened, 2)
+
+    def test_sync_code_above_holds_nothing_meanwhile(self):
+        self.use_pool(max_size=1, timeout=1)
+        self.query("SELECT 1")
+        self.assertEqual(self.in_use(), 1)
+
+        async def main():
+            await self.add(1)
+
+        async_to_sync(main)()
+        self.query("SELECT 1")
+        # The event loop runs in the thread that holds the connection.
+        asyncio.run(main())
+        self.assertEqual(self.roots(), [1, 1])
+
+    def test_deadline_of_a_worker(self):
+        self.use_pool(max_size=1, timeout=0.05)
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        async def main():
+            hold = async_routing.sync_to_async(lambda: go_on.wait(SOON))
+            task = asyncio.create_task(hold())
+            await asyncio.sleep(0)
+            with self.assertRaisesMessage(PoolTimeout, "No worker was free"):
+                await self.add(1)
+            go_on.set()
+            await task
+            await self.add(2)
+
+        asyncio.run(main())
+        self.assertEqual(self.roots(), [2])
+
+    def test_max_waiting(self):
+        self.use_pool(max_size=1, max_waiting=1)
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        async def main():
+            hold = async_routing.sync_to_async(lambda: go_on.wait(SOON))
+            tasks = [asyncio.create_task(hold()) for _ in range(2)]
+            await asyncio.sleep(0)
+            with self.assertRaisesMessage(PoolFull, "max_waiting"):
+                await self.add(1)
+            go_on.set()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(main())
+
+    def test_cancelled_waiter_loses_nothing(self):
+        self.use_pool(max_size=1)
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        async def main():
+            hold = async_routing.sync_to_async(lambda: go_on.wait(SOON))
+            first = asyncio.create_task(hold())
+            waiters = [asyncio.create_task(self.add(root)) for root in range(5)]
+            await asyncio.sleep(0)
+            waiters[0].cancel()
+            waiters[2].cancel()
+            go_on.set()
+            # Served at the same moment, perhaps.
+            waiters[1].cancel()
+            await asyncio.gather(first, *waiters, return_exceptions=True)
+            for root in range(10, 15):
+                await self.add(root)
+
+        asyncio.run(main())
+        self.assertEqual(self.roots()[-7:], [3, 4, 10, 11, 12, 13, 14])
+        self.assertEqual(self.in_use(), 0)
+
+    def test_waiter_cancelled_when_it_was_served(self):
+        async def main():
+            line = workers.Line()
+            await line.enter(1, SOON, None)
+            tasks = [asyncio.create_task(line.enter(1, SOON, None)) for _ in range(2)]
+            await asyncio.sleep(0)
+            line.leave()
+            tasks[0].cancel()
+            await asyncio.wait(tasks)
+            self.assertIs(tasks[0].cancelled(), True)
+            line.leave()
+            self.assertEqual(line.inside, 0)
+
+        asyncio.run(main())
+
+    def test_cancelled_operation_gives_back_when_it_ends(self):
+        self.use_pool(max_size=1)
+        begun = threading.Event()
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        def operation():
+            self.query("SELECT 1", wrapper=connections[ALIAS])
+            begun.set()
+            go_on.wait(SOON)
+
+        async def main():
+            task = asyncio.create_task(async_routing.sync_to_async(operation)())
+            await asyncio.to_thread(begun.wait, SOON)
+            task.cancel()
+            with self.assertRaises(asyncio.CancelledError):
+                await task
+            self.assertEqual(self.in_use(), 1)
+            go_on.set()
+            await self.add(1)
+
+        asyncio.run(main())
+        self.assertEqual(self.in_use(), 0)
+        self.assertEqual(self.stats().opened, 1)
+
+    def test_async_code_called_by_an_operation_stays_there(self):
+        self.use_pool(max_size=1, timeout=1)
+
+        def operation():
+            return async_to_sync(self.squares.acount)()
+
+        async def main():
+            return await async_routing.sync_to_async(operation)()
+
+        self.assertEqual(asyncio.run(main()), 0)
+
+    def test_bound_to_a_sync_transaction(self):
+        async def main():
+            await self.add(1)
+            await asyncio.gather(self.add(2), self.add(3))
+            return [square.root async for square in self.squares.aiterator()]
+
+        with transaction.atomic(using=ALIAS):
+            self.assertEqual(async_to_sync(main)(), [1, 2, 3])
+            transaction.set_rollback(True, using=ALIAS)
+        self.assertEqual(self.roots(), [])
+        self.assertEqual(self.stats().opened, 1)
+
+    def test_bound_to_an_execute_wrapper(self):
+        seen = []
+
+        def wrapper(execute, sql, *args):
+            seen.append(sql)
+            return execute(sql, *args)
+
+        with self.wrapper.execute_wrapper(wrapper):
+            async_to_sync(self.add)(1)
+        self.assertEqual(len([sql for sql in seen if "INSERT" in sql]), 1)
+
+    def test_queries_are_counted(self):
+        with CaptureQueriesContext(self.wrapper) as queries:
+            async_to_sync(self.add)(1)
+        self.assertEqual(len(queries), 1)
+
+    def test_a_context_manager_that_ended_binds_nothing(self):
+        with transaction.atomic(using=ALIAS):
+            self.query("SELECT 1")
+        asyncio.run(self.meet(2))
+
+
+class IterationTests(AsyncPoolTestCase):
+    def setUp(self):
+        super().setUp()
+        wrapper = self.unpooled()
+        with wrapper.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO backends_square (root, square) VALUES (%s, %s)",
+                [(root, root**2) for root in range(5)],
+            )
+        wrapper.close()
+
+    def iterate(self):
+        return self.squares.order_by("root").aiterator(chunk_size=2)
+
+    async def test_worker_is_held_until_exhausted(self):
+        held = []
+        async for square in self.iterate():
+            held.append(self.in_use())
+        self.assertEqual(held, [1, 1, 1, 1, 0])
+
+    async def test_closed(self):
+        iterator = self.iterate()
+        async for square in iterator:
+            break
+        self.assertEqual(self.in_use(), 1)
+        await iterator.aclose()
+        await asyncio.to_thread(wait_until, lambda: self.in_use() == 0)
+
+    async def test_dropped(self):
+        async for square in self.iterate():
+            break
+        await asyncio.to_thread(wait_until, lambda: self.in_use() == 0)
+
+    def test_queries_meanwhile_need_no_other_worker(self):
+        self.use_pool(max_size=1, timeout=1)
+
+        async def main():
+            roots = []
+            async for square in self.iterate():
+                roots.append((await self.squares.aget(pk=square.pk)).root)
+            return roots
+
+        self.assertEqual(asyncio.run(main()), [0, 1, 2, 3, 4])
+        self.assertEqual(self.in_use(), 0)
+
+    async def test_inner_iteration_outlives_the_outer(self):
+        outer = self.iterate()
+        await anext(outer)
+        inner = self.iterate()
+        await anext(inner)
+        self.assertEqual(self.in_use(), 1)
+        await outer.aclose()
+        self.assertEqual([square.root async for square in inner], [1, 2, 3, 4])
+        await asyncio.to_thread(wait_until, lambda: self.in_use() == 0)
+
+
+class CallTests(AsyncPoolTestCase):
+    """Threads of an executor give back when a call has ended."""
+
+    pool_options = {"max_size": 4, "timeout": SOON}
+
+    def operation(self):
+        self.query("SELECT 1", wrapper=connections[ALIAS])
+        return self.in_use()
+
+    def check(self, main):
+        async def check():
+            for _ in range(3):
+                self.assertEqual(await main(), 1)
+                await asyncio.to_thread(wait_until, lambda: self.in_use() == 0)
+
+        asyncio.run(check())
+        self.assertEqual(self.stats().abandoned, 0)
+
+    def test_to_thread(self):
+        self.check(lambda: asyncio.to_thread(self.operation))
+
+    def test_run_in_executor(self):
+        self.check(
+            lambda: asyncio.get_running_loop().run_in_executor(None, self.operation)
+        )
+
+    def test_thread_insensitive(self):
+        self.check(sync_to_async(self.operation, thread_sensitive=False))
+
+    def test_executor_of_sync_code(self):
+        with ThreadPoolExecutor(1) as executor:
+            for _ in range(3):
+                self.assertEqual(executor.submit(self.operation).result(SOON), 1)
+                wait_until(lambda: self.in_use() == 0)
+        self.assertEqual(self.stats().opened, 1)
+
+    def test_an_error(self):
+        def fail():
+            self.operation()
+            raise ValueError
+
+        async def main():
+            with self.assertRaises(ValueError):
+                await asyncio.to_thread(fail)
+            await asyncio.to_thread(wait_until, lambda: self.in_use() == 0)
+
+        asyncio.run(main())
+
+    def test_a_transaction_of_several_calls_stays(self):
+        def leave():
+            transaction.set_autocommit(True, using=ALIAS)
+
+        with ThreadPoolExecutor(1) as executor:
+            for call in (
+                lambda: transaction.set_autocommit(False, using=ALIAS),
+                lambda: self.squares.create(root=1),
+                lambda: transaction.commit(using=ALIAS),
+                leave,
+            ):
+                executor.submit(call).result(SOON)
+        self.assertEqual(self.roots(), [1])
+
+    def test_thread_sensitive_calls_are_followed_by_others(self):
+        async def main():
+            async with ThreadSensitiveContext():
+                await sync_to_async(self.operation)()
+                self.assertEqual(self.in_use(), 1)
+                acquired = self.stats().acquired
+                await sync_to_async(self.operation)()
+            self.assertEqual(self.stats().acquired, acquired)
+
+        asyncio.run(main())
+        wait_until(lambda: self.in_use() == 0)
+
+
+class OffTests(AsyncPoolTestCase):
+    def test_without_the_option_everything_is_as_without_a_pool(self):
+        self.use_pool(concurrent_async=False)
+
+        async def main():
+            await self.add(1)
+            # asgiref's thread goes on to hold it.
+            return self.in_use()
+
+        self.assertEqual(asyncio.run(main()), 1)
+        asyncio.run(sync_to_async(self.forget)())
+
+    def forget(self):
+        connections[ALIAS].close()
+        del connections[ALIAS]
+
+    def test_async_atomic_needs_the_option(self):
+        self.use_pool(concurrent_async=False)
+
+        async def main():
+            async with transaction.atomic(using=ALIAS):
+                pass
+
+        with self.assertRaisesMessage(TransactionManagementError, "concurrent_async"):
+            asyncio.run(main())

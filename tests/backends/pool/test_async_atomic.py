@@ -1,0 +1,544 @@
+"""Asynchronous atomic blocks."""
+
+import asyncio
+import threading
+
+from asgiref.sync import async_to_sync, sync_to_async
+
+from django.db import connections, transaction
+from django.db.transaction import TransactionManagementError
+from django.dispatch import Signal
+
+from .async_utils import AsyncPoolTestCase
+from .utils import ALIAS, SOON, wait_until
+
+
+class Error(Exception):
+    pass
+
+
+def atomic(**options):
+    return transaction.atomic(using=ALIAS, **options)
+
+
+class AtomicTestCase(AsyncPoolTestCase):
+    def run_alone(self, main):
+        """Run a coroutine function. Nothing may be held after that."""
+        result = asyncio.run(main())
+        wait_until(lambda: self.in_use() == 0)
+        wait_until(lambda: not self.workers.busy)
+        return result
+
+    async def in_block(self, root):
+        async with atomic():
+            await self.add(root)
+
+
+class AtomicTests(AtomicTestCase):
+    def test_commit(self):
+        async def main():
+            async with atomic():
+                await self.add(1)
+                self.assertEqual(self.in_use(), 1)
+                self.assertEqual(await self.squares.acount(), 1)
+                others = asyncio.create_task(
+                    transaction.independent(self.squares.acount())
+                )
+                self.assertEqual(await others, 0)
+            self.assertEqual(self.in_use(), 0)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1])
+
+    def test_rollback(self):
+        async def main():
+            with self.assertRaises(Error):
+                async with atomic():
+                    await self.add(1)
+                    raise Error
+            self.assertEqual(self.in_use(), 0)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    def test_nesting_gives_savepoints(self):
+        async def main():
+            async with atomic():
+                await self.add(1)
+                with self.assertRaises(Error):
+                    async with atomic():
+                        await self.add(2)
+                        raise Error
+                async with atomic():
+                    await self.add(3)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 3])
+
+    def test_without_savepoint(self):
+        async def main():
+            async with atomic():
+                await self.add(1)
+                with self.assertRaises(Error):
+                    async with atomic(savepoint=False):
+                        await self.add(2)
+                        raise Error
+                with self.assertRaises(TransactionManagementError):
+                    await self.add(3)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    def test_durable(self):
+        async def main():
+            async with atomic(durable=True):
+                await self.add(1)
+            async with atomic():
+                await self.add(2)
+                with self.assertRaisesMessage(RuntimeError, "durable"):
+                    async with atomic(durable=True):
+                        await self.add(3)
+                await self.add(4)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 2, 4])
+
+    def test_decorated_coroutine_function(self):
+        @atomic()
+        async def fail():
+            await self.add(1)
+            raise Error
+
+        @atomic()
+        async def succeed():
+            await self.add(2)
+            return "result"
+
+        async def main():
+            with self.assertRaises(Error):
+                await fail()
+            results = await asyncio.gather(succeed(), succeed(), succeed())
+            self.assertEqual(results, ["result"] * 3)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [2, 2, 2])
+
+    def test_on_commit(self):
+        called = []
+
+        async def main():
+            async with atomic():
+                transaction.on_commit(lambda: called.append(1), using=ALIAS)
+                async with atomic():
+                    transaction.on_commit(lambda: called.append(2), using=ALIAS)
+                with self.assertRaises(Error):
+                    async with atomic():
+                        transaction.on_commit(lambda: called.append(3), using=ALIAS)
+                        raise Error
+                self.assertEqual(called, [])
+            self.assertEqual(called, [1, 2])
+
+        self.run_alone(main)
+
+    def test_set_rollback(self):
+        async def main():
+            async with atomic():
+                await self.add(1)
+                self.assertIs(transaction.get_rollback(using=ALIAS), False)
+                transaction.set_rollback(True, using=ALIAS)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    def test_thread_sensitive_code_is_part_of_it(self):
+        def sync_code():
+            self.squares.create(root=1)
+            # Asynchronous code called by it too, also in tasks of its own.
+            async_to_sync(asynchronous)()
+
+        async def asynchronous():
+            await asyncio.gather(self.add(2), self.add(3))
+            async with atomic():
+                await self.add(4)
+
+        async def main():
+            with self.assertRaises(Error):
+                async with atomic():
+                    await sync_to_async(sync_code)()
+                    self.assertEqual(await self.squares.acount(), 4)
+                    raise Error
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+        self.assertEqual(self.stats().opened, 1)
+
+    def test_iteration_is_part_of_it(self):
+        async def main():
+            async with atomic():
+                for root in range(5):
+                    await self.add(root)
+                squares = self.squares.order_by("root").aiterator(chunk_size=2)
+                self.assertEqual([square.root async for square in squares], [*range(5)])
+                self.assertEqual(self.in_use(), 1)
+
+        self.run_alone(main)
+
+    def test_blocks_of_several_tasks_are_separate(self):
+        async def transfer(root):
+            async with atomic():
+                await self.add(root)
+                await self.add(root + 1)
+                if root % 4:
+                    raise Error
+
+        async def main():
+            await asyncio.gather(
+                *[transfer(root) for root in range(0, 16, 2)], return_exceptions=True
+            )
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [0, 1, 4, 5, 8, 9, 12, 13])
+
+    def test_failing_begin_loses_nothing(self):
+        self.use_pool(max_size=1, timeout=0.05)
+
+        async def main():
+            async with atomic():
+                with self.assertRaises(TransactionManagementError):
+                    await asyncio.create_task(self.in_block(1))
+                with self.assertRaises(Exception):
+                    await asyncio.create_task(transaction.independent(self.in_block(2)))
+            await self.in_block(3)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [3])
+
+
+class TaskTests(AtomicTestCase):
+    def test_a_task_is_refused(self):
+        async def main():
+            async with atomic():
+                await self.add(1)
+                for refused in (
+                    self.add(2),
+                    self.in_block(2),
+                    sync_to_async(self.roots)(),
+                    self.on_commit(),
+                ):
+                    with self.assertRaisesMessage(
+                        TransactionManagementError, "transaction.independent("
+                    ):
+                        await asyncio.create_task(refused)
+                await self.add(3)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 3])
+
+    async def on_commit(self):
+        transaction.on_commit(self.fail, using=ALIAS)
+
+    def test_a_task_is_refused_when_the_block_is_over(self):
+        async def main():
+            go_on = asyncio.Event()
+
+            async def later():
+                await go_on.wait()
+                await self.add(1)
+
+            async with atomic():
+                task = asyncio.create_task(later())
+            go_on.set()
+            with self.assertRaises(TransactionManagementError):
+                await task
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    def test_joined(self):
+        async def main():
+            with self.assertRaises(Error):
+                async with atomic():
+                    await asyncio.gather(
+                        *[transaction.joined(self.add(root)) for root in range(5)]
+                    )
+                    self.assertEqual(await self.squares.acount(), 5)
+                    self.assertEqual(self.stats().opened, 1)
+                    raise Error
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    def test_blocks_of_joined_tasks_dont_overlap(self):
+        async def main():
+            async with atomic():
+                results = await asyncio.gather(
+                    *[transaction.joined(self.pair(root)) for root in range(0, 8, 2)],
+                    *[transaction.joined(self.add(root)) for root in (100, 101)],
+                    return_exceptions=True,
+                )
+                self.assertEqual([isinstance(r, Error) for r in results].count(True), 2)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [0, 1, 4, 5, 100, 101])
+
+    async def pair(self, root):
+        async with atomic():
+            await self.add(root)
+            await asyncio.sleep(0)
+            await self.add(root + 1)
+            if root % 4:
+                raise Error
+
+    def test_independent(self):
+        async def main():
+            with self.assertRaises(Error):
+                async with atomic():
+                    count = await asyncio.create_task(
+                        transaction.independent(self.squares.acount())
+                    )
+                    self.assertEqual(count, 0)
+                    self.assertEqual(self.stats().size, 2)
+                    raise Error
+
+        self.run_alone(main)
+
+    def test_outside_of_blocks_the_helpers_change_nothing(self):
+        async def main():
+            await transaction.joined(self.add(1))
+            await transaction.independent(self.add(2))
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 2])
+
+    def test_receivers_of_signals_join(self):
+        signal = Signal()
+
+        async def receive(signal, sender, root, **kwargs):
+            await self.add(root)
+
+        async def receive_too(signal, sender, root, **kwargs):
+            await self.add(root + 1)
+
+        signal.connect(receive, weak=False)
+        signal.connect(receive_too, weak=False)
+
+        async def main():
+            async with atomic():
+                await signal.asend(sender=None, root=1)
+                await signal.asend_robust(sender=None, root=3)
+                await sync_to_async(signal.send)(sender=None, root=5)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 2, 3, 4, 5, 6])
+
+
+class CancellationTests(AtomicTestCase):
+    def stuck(self):
+        """Return a function that waits, and what it waits for."""
+        begun = threading.Event()
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        def wait():
+            begun.set()
+            go_on.wait(SOON)
+
+        return wait, begun, go_on
+
+    def test_cancelled_operation_dooms_the_block(self):
+        wait, begun, go_on = self.stuck()
+
+        async def main():
+            async with atomic():
+                await self.add(1)
+                task = asyncio.create_task(transaction.joined(sync_to_async(wait)()))
+                await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+                task.cancel()
+                await asyncio.wait([task])
+                go_on.set()
+                # That it was swallowed doesn't help.
+                with self.assertRaises(TransactionManagementError):
+                    await self.add(2)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    def swallow(self, go_on_after):
+        """Have a block's own task go on after it was canceled."""
+        wait, begun, go_on = self.stuck()
+
+        async def work():
+            async with atomic():
+                await self.add(1)
+                try:
+                    await sync_to_async(wait)()
+                except asyncio.CancelledError:
+                    pass
+                go_on.set()
+                await go_on_after()
+
+        async def main():
+            task = asyncio.create_task(work())
+            await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+            task.cancel()
+            await task
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    def test_swallowed_at_the_end(self):
+        async def do_nothing():
+            pass
+
+        self.swallow(do_nothing)
+
+    def test_swallowed_before_another_query(self):
+        async def fail():
+            with self.assertRaises(TransactionManagementError):
+                await self.add(2)
+
+        self.swallow(fail)
+
+    def test_only_the_innermost_block_is_doomed(self):
+        wait, begun, go_on = self.stuck()
+
+        async def main():
+            async with atomic():
+                await self.add(1)
+                try:
+                    async with asyncio.timeout(None) as timeout:
+                        async with atomic():
+                            await self.add(2)
+                            timeout.reschedule(0)
+                            await sync_to_async(wait)()
+                except TimeoutError:
+                    pass
+                go_on.set()
+                await self.add(3)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 3])
+
+    def test_cancelled_at_each_await(self):
+        async def work():
+            async with atomic():
+                await self.add(1)
+                async with atomic():
+                    await self.add(2)
+            return True
+
+        async def main(steps):
+            task = asyncio.create_task(work())
+            for _ in range(steps):
+                await asyncio.sleep(0)
+                if steps % 2 and not task.done():
+                    # Let the worker come to an end.
+                    await asyncio.get_running_loop().run_in_executor(
+                        None, wait_until, lambda: True
+                    )
+            task.cancel()
+            await asyncio.wait([task])
+            return not task.cancelled()
+
+        for steps in range(25):
+            before = self.roots()
+            with self.subTest(steps=steps):
+                done = self.run_alone(lambda: main(steps))
+                # All or nothing. The last await is the commit's.
+                new = self.roots()[:]
+                self.assertEqual(new.count(1), new.count(2))
+                if done:
+                    self.assertGreater(len(new), len(before))
+
+    def test_commit_is_shielded(self):
+        begun = threading.Event()
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        async def main():
+            async def work():
+                async with atomic():
+                    await self.add(1)
+                    wrapper = transaction.get_connection(ALIAS)
+                    commit = wrapper._commit
+
+                    def slow_commit():
+                        begun.set()
+                        go_on.wait(SOON)
+                        commit()
+                        del wrapper._commit
+
+                    wrapper._commit = slow_commit
+
+            task = asyncio.create_task(work())
+            await asyncio.get_running_loop().run_in_executor(None, begun.wait)
+            task.cancel()
+            await asyncio.sleep(0)
+            self.assertIs(task.done(), False)
+            go_on.set()
+            await asyncio.wait([task])
+            self.assertIs(task.cancelled(), True)
+            self.assertEqual(await self.squares.acount(), 1)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1])
+
+
+class BoundTests(AsyncPoolTestCase):
+    """Below a transaction of sync code, as in a TestCase."""
+
+    def setUp(self):
+        super().setUp()
+        block = atomic()
+        block._from_testcase = True
+        block.__enter__()
+
+        def leave():
+            transaction.set_rollback(True, using=ALIAS)
+            block.__exit__(None, None, None)
+
+        self.addCleanup(leave)
+
+    async def test_blocks(self):
+        await self.add(1)
+        async with atomic(durable=True):
+            await self.add(2)
+            with self.assertRaises(Error):
+                async with atomic():
+                    await self.add(3)
+                    raise Error
+        self.assertEqual(await self.squares.acount(), 2)
+        self.assertEqual(self.in_use(), 1)
+
+    async def test_blocks_of_several_tasks_dont_overlap(self):
+        async def pair(root):
+            async with atomic():
+                await self.add(root)
+                await asyncio.sleep(0)
+                await self.add(root + 1)
+                if root % 4:
+                    raise Error
+
+        await asyncio.gather(
+            *[pair(root) for root in range(0, 8, 2)], return_exceptions=True
+        )
+        roots = [s.root async for s in self.squares.order_by("root")]
+        self.assertEqual(roots, [0, 1, 4, 5])
+
+    async def test_tasks(self):
+        async with atomic():
+            with self.assertRaises(TransactionManagementError):
+                await asyncio.create_task(self.add(1))
+            await asyncio.gather(
+                transaction.joined(self.add(2)), transaction.independent(self.add(3))
+            )
+        self.assertEqual(await self.squares.acount(), 2)
+        self.assertEqual(self.in_use(), 1)
+
+    async def test_on_commit(self):
+        called = []
+        async with atomic():
+            transaction.on_commit(lambda: called.append(1), using=ALIAS)
+        self.assertEqual(called, [])
+        wrapper = await sync_to_async(lambda: connections[ALIAS])()
+        self.assertEqual(len(wrapper.run_on_commit), 1)

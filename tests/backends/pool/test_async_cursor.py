@@ -1,0 +1,107 @@
+"""Raw SQL in asynchronous code, and what becomes of canceled queries."""
+
+import asyncio
+import unittest
+
+from django.db import connection, connections, transaction
+from django.db.async_routing import sync_to_async
+
+from .async_utils import AsyncPoolTestCase
+from .utils import ALIAS, SOON, wait_until
+
+
+class CursorTests(AsyncPoolTestCase):
+    async def test_cursor(self):
+        async with connections[ALIAS].acursor() as cursor:
+            self.assertEqual(self.in_use(), 1)
+            sql = "INSERT INTO backends_square (root, square) VALUES (%s, %s)"
+            await cursor.execute(sql, [1, 1])
+            await cursor.executemany(sql, [(root, root**2) for root in range(2, 300)])
+            await cursor.execute("SELECT root FROM backends_square ORDER BY root")
+            self.assertEqual(cursor.description[0][0], "root")
+            self.assertEqual(await cursor.fetchone(), (1,))
+            self.assertEqual(list(await cursor.fetchmany(2)), [(2,), (3,)])
+            rows = [row[0] async for row in cursor]
+            self.assertEqual(rows, list(range(4, 300)))
+            self.assertEqual(list(await cursor.fetchall()), [])
+        self.assertEqual(self.in_use(), 0)
+
+    def test_queries_of_the_same_task_need_no_other_worker(self):
+        self.use_pool(max_size=1, timeout=1)
+
+        async def main():
+            async with connections[ALIAS].acursor() as cursor:
+                await cursor.execute("SELECT 1")
+                return await self.squares.acount()
+
+        self.assertEqual(asyncio.run(main()), 0)
+
+    def test_in_a_block(self):
+        async def main():
+            async with transaction.atomic(using=ALIAS):
+                async with connections[ALIAS].acursor() as cursor:
+                    await cursor.execute("INSERT INTO backends_square VALUES (1, 1, 1)")
+                self.assertEqual(await self.squares.acount(), 1)
+                transaction.set_rollback(True, using=ALIAS)
+
+        asyncio.run(main())
+        self.assertEqual(self.roots(), [])
+
+
+@unittest.skipIf(connection.vendor == "sqlite", "There's no server.")
+class CancelQueryTests(AsyncPoolTestCase):
+    sleep = {"postgresql": "SELECT pg_sleep(60)", "mysql": "SELECT SLEEP(60)"}
+
+    def setUp(self):
+        super().setUp()
+        self.use_pool(cancel_queries=True, max_size=2)
+
+    def wait(self):
+        self.query(self.sleep[connection.vendor], wrapper=connections[ALIAS])
+
+    async def cancel(self, awaitable):
+        task = asyncio.create_task(awaitable)
+        await asyncio.to_thread(wait_until, lambda: self.in_use() == 1)
+        # It isn't known when the server has the query.
+        while not await asyncio.to_thread(self.is_sleeping):
+            pass
+        task.cancel()
+        await asyncio.wait([task], timeout=SOON)
+        self.assertIs(task.cancelled(), True)
+
+    def is_sleeping(self):
+        sql = {
+            "postgresql": "SELECT count(*) FROM pg_stat_activity WHERE query LIKE "
+            "'SELECT pg_sleep(60%%'",
+            "mysql": "SELECT count(*) FROM information_schema.processlist WHERE info "
+            "LIKE 'SELECT SLEEP(60%%'",
+        }[connection.vendor]
+        wrapper = connections.create_connection(ALIAS)
+        wrapper.settings_dict = {**wrapper.settings_dict, "POOL": None}
+        try:
+            return self.query(sql, [], wrapper)[0]
+        finally:
+            wrapper.close()
+
+    def test_query_is_canceled_and_its_connection_discarded(self):
+        async def main():
+            await self.cancel(sync_to_async(self.wait)())
+            await asyncio.to_thread(wait_until, lambda: self.in_use() == 0)
+            self.assertEqual(self.stats().idle, 0)
+            self.assertEqual(await self.squares.acount(), 0)
+
+        asyncio.run(main())
+
+    def test_in_a_block(self):
+        async def block():
+            async with transaction.atomic(using=ALIAS):
+                await self.add(1)
+                await sync_to_async(self.wait)()
+
+        async def main():
+            await self.cancel(block())
+            await asyncio.to_thread(wait_until, lambda: self.in_use() == 0)
+            self.assertEqual(self.stats().idle, 0)
+
+        asyncio.run(main())
+        self.assertEqual(self.roots(), [])

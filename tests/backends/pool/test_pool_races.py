@@ -1,0 +1,458 @@
+"""
+ConnectionPool with a fake driver: what happens at the same time, or is
+interrupted. Where a race matters, a test forces the interleaving instead of
+hoping for it.
+"""
+
+import gc
+import itertools
+import linecache
+import signal
+import sys
+import threading
+import unittest
+from collections import deque
+from unittest import mock
+
+from django.db.pool import ConnectionPool, PoolTimeout
+from django.db.pool.state import KEPT, NOT_KEPT, UNSETTLED, Waiter
+
+from .fakes import Call, Clock, borrow, make_pool, wait_for_line, warm
+from .pool_cases import BRIEF, Interrupt, PoolTestCase, hook_lock, once_in_line
+
+
+class RaceTests(PoolTestCase):
+    def test_waiter_served_at_its_deadline_takes_the_connection(self):
+        """Served after its sleep ended, before it took the lock."""
+        clock = Clock()
+        pool = make_pool(max_size=1, clock=clock)
+        lease = borrow(pool)
+
+        def serve_too_late():
+            clock.advance(60)
+            pool.release(lease)
+
+        once_in_line(pool, serve_too_late)
+        lease = pool.acquire(timeout=BRIEF)
+        self.assertIsNotNone(lease.connection)
+        pool.release(lease)
+        self.assertPool(pool, timeouts=0, idle=1)
+
+    def timed_out_when_served(self, end):
+        """
+        Have a waiter be served after it decided to give up, before it left.
+        """
+        clock = Clock()
+        pool = make_pool(max_size=1, clock=clock)
+        lease = borrow(pool)
+        done = []
+
+        def hook():
+            stats = pool.stats()
+            if stats.waiting and not stats.timeouts:
+                clock.advance(60)
+            elif stats.timeouts and not done:
+                done.append(True)
+                end(pool, lease)
+
+        hook_lock(pool, hook)
+        with self.assertRaises(PoolTimeout):
+            pool.acquire(timeout=BRIEF)
+        self.assertEqual(done, [True])
+        return pool
+
+    def test_connection_handed_to_a_waiter_that_timed_out_is_not_lost(self):
+        pool = self.timed_out_when_served(ConnectionPool.release)
+        self.assertPool(pool, idle=1, size=1)
+        self.assertNothingLost(pool, 1)
+
+    def test_permit_handed_to_a_waiter_that_timed_out_is_not_lost(self):
+        pool = self.timed_out_when_served(ConnectionPool.discard)
+        self.assertPool(pool, size=0, connecting=0)
+        self.assertNothingLost(pool, 1)
+
+    def test_connection_handed_to_a_waiter_that_timed_out_serves_the_next(self):
+        calls = []
+
+        def end(pool, lease):
+            calls.append(Call(pool.acquire))
+            wait_for_line(pool, 2)
+            pool.release(lease)
+
+        pool = self.timed_out_when_served(end)
+        pool.release(calls[0].result())
+        self.assertPool(pool, idle=1, in_use=0)
+
+    def test_close_and_deadline_at_once(self):
+        pool = self.timed_out_when_served(
+            lambda pool, lease: (pool.close(), pool.release(lease))
+        )
+        self.assertPool(pool, size=0, waiting=0)
+
+    def test_two_threads_release_one_lease(self):
+        pool = make_pool(max_size=2)
+        warm(pool, 1)
+        for release in (pool.release, pool.discard):
+            for _ in range(100):
+                lease = borrow(pool)
+                barrier = threading.Barrier(2)
+
+                def end():
+                    barrier.wait(10)
+                    return release(lease)
+
+                calls = [Call(end), Call(end)]
+                results = sorted(call.result() for call in calls)
+                self.assertEqual(results, [False, True])
+                self.assertPool(pool, in_use=0)
+        self.assertNothingLost(pool, 2)
+
+    def test_release_after_another_lent_it_again(self):
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+        self.assertIs(pool.release(lease), True)
+        taken = pool.acquire()
+        self.assertIs(pool.release(lease), False)
+        self.assertPool(pool, in_use=1, idle=0)
+        pool.release(taken)
+
+    def test_borrower_stands_in_line_between_a_releases_looks(self):
+        """It's served although give() saw no line before."""
+        pool = make_pool(max_size=1)
+        state = pool._state
+        slot = borrow(pool).end()
+        waiter = Waiter()
+
+        class Idle(deque):
+            def append(self, item):
+                # Another thread, here of all places, stands in line.
+                state.wait(waiter, pool.now())
+                super().append(item)
+
+        state.idle = Idle(state.idle)
+        state.take_idle = state.idle.pop
+        self.assertEqual(state.give(slot, pool.now()), UNSETTLED)
+        state.settle(pool.now())
+        self.assertIs(waiter.slot, slot)
+
+    def test_release_between_a_borrowers_looks(self):
+        """A borrower looks again once it stands in line."""
+        pool = make_pool(max_size=1)
+        state = pool._state
+        slots = [borrow(pool).end()]
+
+        class Idle(deque):
+            def pop(self):
+                try:
+                    return super().pop()
+                except IndexError:
+                    # Another thread releases, here of all places, for the
+                    # second of two looks in vain.
+                    if slots and state.idle_looks:
+                        state.give(slots.pop(), pool.now())
+                    state.idle_looks += 1
+                    raise
+
+        state.idle_looks = 0
+        state.idle = Idle()
+        state.take_idle = state.idle.pop
+        self.assertIsNotNone(pool.acquire(timeout=BRIEF).connection)
+        self.assertPool(pool, in_use=1, waiting=0)
+
+    def test_pool_closed_between_a_releases_looks(self):
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+        state = pool._state
+
+        class Idle(deque):
+            def append(self, item):
+                # Another thread, here of all places, closes the pool.
+                pool.close()
+                super().append(item)
+
+        state.idle = Idle(state.idle)
+        state.take_idle = state.idle.pop
+        pool.release(lease)
+        self.assertPool(pool, size=0, idle=0)
+
+    def test_closed_while_waiting_and_served_first(self):
+        """A connection handed over before close() is the waiter's to use."""
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+
+        def release_and_close():
+            pool.release(lease)
+            pool.close()
+
+        once_in_line(pool, release_and_close)
+        served = pool.acquire()
+        self.assertIs(served.connection.closed, False)
+        pool.release(served)
+        self.assertPool(pool, size=0)
+
+
+class InterruptedWaitTests(PoolTestCase):
+    """An exception at any point of a wait loses no slot and no connection."""
+
+    interruptions = (KeyboardInterrupt, SystemExit, GeneratorExit, Interrupt)
+
+    def interrupt(self, exception, before=lambda pool, lease: None):
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+
+        def hook():
+            before(pool, lease)
+            raise exception
+
+        once_in_line(pool, hook)
+        with self.assertRaises(exception):
+            pool.acquire()
+        return pool, lease
+
+    def test_before_being_served(self):
+        for exception in self.interruptions:
+            with self.subTest(exception):
+                pool, lease = self.interrupt(exception)
+                self.assertPool(pool, waiting=0, in_use=1)
+                pool.release(lease)
+                self.assertNothingLost(pool, 1)
+
+    def test_after_being_served_with_a_connection(self):
+        for exception in self.interruptions:
+            with self.subTest(exception):
+                pool, lease = self.interrupt(exception, ConnectionPool.release)
+                self.assertPool(pool, waiting=0, in_use=0, idle=1)
+                self.assertNothingLost(pool, 1)
+
+    def test_after_being_served_with_a_permit(self):
+        for exception in self.interruptions:
+            with self.subTest(exception):
+                pool, lease = self.interrupt(exception, ConnectionPool.discard)
+                self.assertPool(pool, waiting=0, size=0, connecting=0)
+                self.assertNothingLost(pool, 1)
+
+    def test_what_it_was_served_goes_to_the_next(self):
+        for end in (ConnectionPool.release, ConnectionPool.discard):
+            with self.subTest(end):
+                calls = []
+
+                def before(pool, lease):
+                    calls.append(Call(borrow, pool))
+                    wait_for_line(pool, 2)
+                    end(pool, lease)
+
+                pool, lease = self.interrupt(Interrupt, before)
+                pool.release(calls[0].result())
+                self.assertNothingLost(pool, 1)
+
+    def test_after_close(self):
+        pool, lease = self.interrupt(Interrupt, lambda pool, lease: pool.close())
+        pool.release(lease)
+        self.assertPool(pool, size=0, waiting=0)
+
+    def test_while_closing_another_connection(self):
+        """
+        A borrower that stands in line already closes an expired connection.
+        """
+        clock = Clock()
+        pool = make_pool(max_size=1, max_idle=10, clock=clock)
+        warm(pool, 1)
+        clock.advance(11)
+        with (
+            mock.patch.object(pool.pooling, "close", side_effect=Interrupt),
+            self.assertRaises(Interrupt),
+        ):
+            pool.acquire(timeout=BRIEF)
+        pool.pooling.server.open.clear()
+        self.assertPool(pool, waiting=0, connecting=0, size=0)
+        self.assertNothingLost(pool, 1)
+
+    @unittest.skipUnless(hasattr(signal, "pthread_kill"), "Needs pthread_kill().")
+    def test_signal(self):
+        if threading.current_thread() is not threading.main_thread():
+            self.skipTest("Signals arrive in the main thread.")
+
+        def interrupt(signum, frame):
+            raise KeyboardInterrupt
+
+        old = signal.signal(signal.SIGUSR1, interrupt)
+        self.addCleanup(signal.signal, signal.SIGUSR1, old)
+        for _ in range(20):
+            pool = make_pool(max_size=1)
+            lease = borrow(pool)
+            main = threading.get_ident()
+
+            def kill():
+                wait_for_line(pool, 1)
+                signal.pthread_kill(main, signal.SIGUSR1)
+
+            call = Call(kill)
+            with self.assertRaises(KeyboardInterrupt):
+                pool.acquire()
+            call.result()
+            pool.release(lease)
+            self.assertNothingLost(pool, 1)
+
+    def test_at_any_line(self):
+        for end in (ConnectionPool.release, ConnectionPool.discard):
+            for number in itertools.count():
+                with self.subTest(end=end.__name__, line=number):
+                    if not self.interrupt_at_line(number, end):
+                        break
+            self.assertGreater(number, 5)
+
+    def interrupt_at_line(self, number, end):
+        """
+        Interrupt a waiter before a line of its wait is executed. Return
+        whether it has that many.
+        """
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+        once_in_line(pool, lambda: end(pool, lease))
+        codes = [
+            function.__code__
+            for function in (ConnectionPool._acquire_or_wait, ConnectionPool._wait)
+        ]
+        count = itertools.count()
+
+        def on_call(frame, event, arg):
+            return on_line if frame.f_code in codes else None
+
+        def on_line(frame, event, arg):
+            filename = frame.f_code.co_filename
+            line = linecache.getline(filename, frame.f_lineno).strip()
+            # Python takes no signal between entering a context and its body.
+            if event == "line" and not line.startswith("with "):
+                if next(count) == number:
+                    raise Interrupt
+            return on_line
+
+        trace = sys.gettrace()
+        sys.settrace(on_call)
+        try:
+            got = pool.acquire()
+        except Interrupt as e:
+            got = None
+            e.__traceback__ = None
+        finally:
+            sys.settrace(trace)
+        if next(count) <= number:
+            if got.connection is None:
+                pool.opened(got, pool.pooling.server.connect())
+            pool.release(got)
+            return False
+        if got is not None:
+            self.fail("The interruption was swallowed.")
+        gc.collect()
+        # The connection, if it's back, belongs to the next borrower now.
+        pool._lock = pool._lock.lock
+        stats = pool.stats()
+        taken = None
+        if stats.size == stats.idle:
+            taken = borrow(pool, timeout=10)
+        pool.reclaim_lost()
+        if taken is not None:
+            self.assertIs(taken.connection.closed, False)
+            self.assertIs(pool.release(taken), True)
+        if lease.slot is not None:
+            end(pool, lease)
+        self.assertNothingLost(pool, 1)
+        return True
+
+
+class FastPathTests(PoolTestCase):
+    """
+    acquire() and release() repeat PoolState.take() and give() line by line.
+    They must decide as these do.
+    """
+
+    SECONDS = [0, 1, 9.9, 10, 10.1, 20, 74, 100, 1000]
+
+    def lent_pool(self):
+        # Connections expire between the 75th and the 100th second.
+        clock = Clock()
+        pool = make_pool(clock, max_size=2, max_idle=10, max_lifetime=100)
+        leases = [borrow(pool), borrow(pool)]
+        for lease in leases:
+            lease.slot.expires_at = clock.now + 74
+        return pool, leases
+
+    def test_acquire(self):
+        for seconds in self.SECONDS:
+            outcomes = []
+            for fast in (False, True):
+                pool, leases = self.lent_pool()
+                pool.release(leases[0])
+                pool._clock.advance(seconds)
+                with mock.patch.object(pool, "_acquire_or_wait") as slow:
+                    if fast:
+                        lease = pool.acquire(owner="owner")
+                        slot = None if slow.called else lease.slot
+                    else:
+                        slot = pool._state.take(pool.now())
+                outcomes.append(
+                    (
+                        slot and (slot.status, slot.leased_at, slot.expires_at),
+                        len(pool._state.idle),
+                    )
+                )
+            with self.subTest(seconds=seconds):
+                self.assertEqual(*outcomes)
+
+    def test_release(self):
+        def drain(pool):
+            pool._state.generation += 1
+
+        def shrink(pool):
+            pool._state.resize(0, 1, pool.now())
+
+        def stand_in_line(pool):
+            pool._state.waiters[Waiter()] = None
+
+        def drained_meanwhile(pool):
+            self.happens(pool, drain)
+
+        def line_meanwhile(pool):
+            self.happens(pool, stand_in_line)
+
+        def nothing(pool):
+            pass
+
+        events = drain, shrink, stand_in_line, drained_meanwhile, line_meanwhile
+        for event in (nothing, *events):
+            for seconds in self.SECONDS:
+                outcomes = []
+                for fast in (False, True):
+                    pool, (lease, _) = self.lent_pool()
+                    pool._clock.advance(seconds)
+                    event(pool)
+                    slot = lease.slot
+                    if fast:
+                        with (
+                            mock.patch.object(pool, "_release") as release,
+                            mock.patch.object(pool, "_settle") as settle,
+                        ):
+                            pool.release(lease)
+                        outcome = KEPT
+                        if release.called:
+                            outcome = NOT_KEPT
+                        elif settle.called:
+                            outcome = UNSETTLED
+                    else:
+                        outcome = pool._state.give(slot, pool.now())
+                    outcomes.append(
+                        (outcome, slot.status, slot.owner, slot.idle_since)
+                        + (list(pool._state.held), len(pool._state.idle))
+                    )
+                with self.subTest(event=event.__name__, seconds=seconds):
+                    self.assertEqual(*outcomes)
+
+    def happens(self, pool, event):
+        """Have something happen while a connection becomes idle."""
+
+        class Idle(deque):
+            def append(self, slot):
+                super().append(slot)
+                event(pool)
+
+        pool._state.idle = Idle(pool._state.idle)
