@@ -25,12 +25,15 @@ class Workload:
     title: what it is, in a line.
     columns: (metric, heading, number of decimals) for the tables.
     ratio: the metric that is compared, None if there's none.
+    extreme: metric -> min or max, for those whose worst round is shown, not
+        the median of all.
     """
 
     letter = None
     title = None
     columns = ()
     ratio = None
+    extreme = {}
     # The most rounds that are worth their time: in a quick run, in a full one.
     rounds = (99, 99)
 

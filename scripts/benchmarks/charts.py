@@ -4,6 +4,7 @@ Draw results. Run with matplotlib's environment:
     python -m benchmarks.charts RESULTS DIRECTORY
 """
 
+import io
 import sys
 from pathlib import Path
 from statistics import median
@@ -77,7 +78,9 @@ def draw_bars(results, file, title, workload, scenario, metric, label, log):
     if log:
         # Where there's no zero, the length of a bar would say nothing.
         axes.errorbar(middle, rivals, xerr=errors, fmt="o", color=OTHERS, capsize=2)
-        axes.plot(middle[:1], rivals[:1], "o", color=OURS, zorder=9)
+        ours = [(m, rival) for m, rival in zip(middle, rivals) if rival in BOLD]
+        if ours:
+            axes.plot(*zip(*ours), "o", color=OURS, zorder=9)
         axes.set_xscale("log")
         axes.grid(axis="x")
     else:
@@ -121,7 +124,11 @@ def new_figure(height):
 
 
 def save(figure, file):
-    figure.savefig(file, format="svg", metadata={"Date": None})
+    with io.StringIO() as stream:
+        figure.savefig(stream, format="svg", metadata={"Date": None})
+        # Without spaces at the ends of lines, as all files here.
+        lines = [line.rstrip() for line in stream.getvalue().splitlines()]
+    file.write_text("\n".join(lines) + "\n")
 
 
 if __name__ == "__main__":

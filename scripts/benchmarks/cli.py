@@ -1,13 +1,11 @@
 """The command line of scripts/bench."""
 
 import argparse
-import contextlib
-import sys
 import time
 from pathlib import Path
 
 from pooltools import ToolError
-from pooltools.processes import exit_on_signals
+from pooltools.command import add_python_option, run_tool
 
 from . import bare, django_cycle, documents, report, web
 from .bars import bars
@@ -39,16 +37,7 @@ ROUNDS_FULL = 5
 
 
 def main(arguments=None):
-    options = parse(arguments)
-    exit_on_signals()
-    try:
-        with contextlib.ExitStack() as stack:
-            return bench(options, stack)
-    except ToolError as error:
-        print(f"scripts/bench: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return 130
+    return run_tool("scripts/bench", bench, parse(arguments))
 
 
 def parse(arguments):
@@ -71,7 +60,7 @@ def parse(arguments):
     parser.add_argument(
         "--bars",
         action="store_true",
-        help="measure what the bars need, print them, and fail if one isn't met",
+        help="print the bars, and fail if one isn't met",
     )
     parser.add_argument("--rounds", type=int, help="how many")
     parser.add_argument(
@@ -89,7 +78,7 @@ def parse(arguments):
         metavar="FILE",
         help="measure nothing, show the results in a file",
     )
-    parser.add_argument("--python", metavar="PATH", help="the Python to use")
+    add_python_option(parser)
     options = parser.parse_args(arguments)
     for letter in options.workloads:
         if letter not in WORKLOADS:
@@ -101,17 +90,13 @@ def parse(arguments):
     return options
 
 
-def bench(options, stack):
+def bench(stack, options):
     start = time.monotonic()
     lab = Lab(stack, options.quick, options.python)
-    all_bars = list(bars())
     if options.file:
         results = load(options.file)
     else:
-        letters = options.workloads or list(WORKLOADS)
-        if options.bars and not options.workloads:
-            letters = sorted({bar.workload for bar in all_bars})
-        results = measure(letters, lab, options)
+        results = measure(options.workloads or list(WORKLOADS), lab, options)
     letters = [key for key in WORKLOADS if results.scenarios(key)]
     for letter in letters:
         report.print_workload(WORKLOADS[letter], results)
@@ -119,9 +104,8 @@ def bench(options, stack):
     report.print_about(results.about)
     met = True
     if options.bars:
-        judged = [
-            (bar, *bar.judge(results)) for bar in all_bars if bar.workload in letters
-        ]
+        # A quick run doesn't measure all of them.
+        judged = [(bar, *bar.judge(results)) for bar in bars() if bar.is_about(results)]
         report.print_bars(judged)
         met = all(ok for _, _, ok in judged)
     report.print_errors(results.errors)

@@ -49,6 +49,9 @@ RIVALS = {
     "patched persistent, no pool": (PATCHED, "postgresql", {"CONN_MAX_AGE": None}),
 }
 
+# Those that a quick run measures where all would take too long.
+BRIEF = (OURS, PERSISTENT, STOCK_POOL, THIRD_PARTY)
+
 THROUGH = ("wrapper", "proxy")
 ENDS = ("close()", "close_old_connections()", "close_if_unusable_or_obsolete()")
 SIGNALS = "request_started, ensure_connection(), request_finished"
@@ -84,7 +87,7 @@ class Cycle(Workload):
                         name = scenario(end, through)
                         yield self.case(lab, name, rival, end=end, through=through)
         for name in lab.pick((QUERY,), (SIGNALS, QUERY)):
-            for rival in RIVALS:
+            for rival in lab.pick(BRIEF, RIVALS):
                 yield self.case(lab, name, rival, end="signals", query=name == QUERY)
 
     def is_worth(self, lab, rival, end, through):

@@ -11,44 +11,88 @@ from .cases import clean_environment
 from .environments import CHARTS, ROOT
 
 FILE = ROOT / "docs" / "internals" / "contributing" / "pool-benchmarks.txt"
-IMAGES = FILE.parent / "_images"
+IMAGES = ROOT / "docs" / "internals" / "_images"
 
 WIDTH = 79
 TITLE = "Benchmarks of connection pooling"
 INTRODUCTION = """\
-What this page shows was measured by ``scripts/bench``, which anyone can run.
-All rivals take turns, each measurement in a process of its own. A figure is
-the median of the rounds; a ratio is followed by the least and the most that a
-round had.
+``scripts/bench`` measures the :doc:`connection pool </topics/db/pooling>` and
+what else there is to choose from: Django without a pool, with persistent
+connections and with the pools of drivers, third-party pools, and PgBouncer.
+All of them take turns on the same machine, each measurement in a process of
+its own. Run it to see what holds on yours:
+
+.. code-block:: console
+
+    $ scripts/bench --quick
+    $ scripts/bench --quick --bars a b
+    $ scripts/bench --write-docs
+
+The first takes some minutes, the last up to an hour. The second measures only
+the workloads that it names, and says which of the limits that the pool has to
+keep are kept. ``--write-docs`` writes the figures to this page, and
+``scripts/bench --from dist/bench/results.json --write-docs`` does so again
+without measuring.
 """
+READING = """\
+A figure is the median of the rounds. A ratio is the median of the ratios in
+each round, followed by the least and the most. "Least" and "max" are those of
+all rounds. Trust the ratios more than the figures: all rivals had to bear with
+the same machine.
+"""
+# For each chart, what it shows.
+CAPTIONS = {
+    "pool-one-thread": "CPU time of a borrow and a return, one thread.",
+    "pool-fairness": "Fairness, where 1 means that all threads are served alike.",
+    "pool-longest-wait": "The longest wait of 32 threads for 8 connections.",
+    "pool-spike": "50 clients at once, where connecting takes 150 ms.",
+    "pool-cycle": "Borrowing and giving back through Django, on PostgreSQL.",
+    "pool-requests": "Whole requests per second, with 16 clients.",
+    "pool-threads": "Uses per second by the number of threads.",
+}
 
 
 def write(results, workloads, lab):
     """Write the page about results, and its charts."""
-    draw(results, lab)
-    border = "=" * len(TITLE)
-    lines = [border, TITLE, border, "", INTRODUCTION, *about(results.about), ""]
-    for workload in workloads:
-        if not results.scenarios(workload.letter):
-            continue
-        title = capitalize(workload.title)
-        lines += [title, "=" * len(title), ""]
-        for scenario, header, rows in report.table(workload, results):
-            heading = capitalize(scenario)
-            lines += [heading, "-" * len(heading), ""]
-            lines += [*report.rst_table(header, rows), ""]
-    charts = sorted(IMAGES.glob("pool-*.svg"))
-    if charts:
-        lines += ["Charts", "======", ""]
-    for chart in charts:
-        name = chart.stem.replace("pool-", "").replace("-", " ")
-        lines += [f".. image:: _images/{chart.name}", f"   :alt: Chart: {name}", ""]
-    FILE.write_text("\n".join(lines).rstrip() + "\n")
+    charts = draw(results, lab)
+    FILE.parent.mkdir(parents=True, exist_ok=True)
+    FILE.write_text(page(results, workloads, charts))
     print(f"Wrote {FILE.relative_to(ROOT)} and {len(charts)} charts.", flush=True)
 
 
+def page(results, workloads, charts=()):
+    """
+    Return the page.
+
+    charts: names of those that were drawn.
+    """
+    border = "=" * len(TITLE)
+    lines = [border, TITLE, border, "", INTRODUCTION]
+    if results.rounds:
+        lines += [*heading("What was measured", "="), READING]
+        lines += [*about(results.about), ""]
+    else:
+        lines += ["There are no figures on this page yet.", ""]
+    machine = caption_of_machine(results.about) if charts else ""
+    for name in charts:
+        lines += [f".. figure:: /internals/_images/{name}.svg"]
+        lines += [f"   :alt: {CAPTIONS[name]}", ""]
+        lines += [*wrap(f"{CAPTIONS[name]} {machine}", "   ", "   "), ""]
+    for workload in workloads:
+        if not results.scenarios(workload.letter):
+            continue
+        lines += heading(capitalize(workload.title), "=")
+        for scenario, header, rows in report.table(workload, results):
+            lines += heading(capitalize(scenario), "-")
+            lines += [*report.rst_table(header, rows), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
 def draw(results, lab):
+    """Draw the charts in place of those of before. Return their names."""
     IMAGES.mkdir(parents=True, exist_ok=True)
+    for name in CAPTIONS:
+        (IMAGES / f"{name}.svg").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory(prefix="django-pool-bench-") as directory:
         file = Path(directory) / "results.json"
         results.save(file)
@@ -58,29 +102,53 @@ def draw(results, lab):
             cwd=ROOT / "scripts",
             env=clean_environment(),
         )
+    return [name for name in CAPTIONS if (IMAGES / f"{name}.svg").exists()]
 
 
 def about(description):
     """Return a paragraph for each part of what the results depend on."""
     machine = description["machine"]
-    yield from textwrap.wrap(
-        f"Measured on {description['started'][:10]} on {machine['cpus']} CPUs "
-        f"({machine['processor']}), {machine['system']}:",
-        WIDTH,
+    kind = "a quick run" if description.get("quick") else "a full run"
+    yield from wrap(
+        f"Measured on {description['started'][:10]} by {kind}, on "
+        f"{machine['cpus']} CPUs ({machine['processor']}), {machine['system']}, "
+        f"with a load of {machine['load'][0]:.1f} at the start:"
     )
     yield ""
     for name, packages in description["environments"].items():
         python = packages["python"].partition("(")[0].strip()
-        others = ", ".join(
-            f"{package} {version}"
-            for package, version in sorted(packages.items())
-            if package not in report.NOT_SHOWN
-        )
-        yield from textwrap.wrap(
-            f"* {name}: {python}, {others}", WIDTH, subsequent_indent="  "
-        )
+        others = report.list_versions(packages)
+        yield from wrap(f"* {name}: {python}, {others}", indent="  ")
     for name, version in description["servers"].items():
-        yield f"* {name}: {version}"
+        yield from wrap(f"* {name}: {version}", indent="  ")
+
+
+def caption_of_machine(description):
+    """Return the machine and the main versions, in a sentence."""
+    machine = description["machine"]
+    versions = [
+        f"{name}: {packages['python'].partition('(')[0].strip()}, "
+        f"Django {packages.get('django', '-')}"
+        for name, packages in description["environments"].items()
+    ]
+    versions += description["servers"].values()
+    text = "; ".join(dict.fromkeys(versions))
+    return f"{machine['cpus']} CPUs, {machine['processor']}. {capitalize(text)}."
+
+
+def heading(text, line):
+    return [text, line * len(text), ""]
+
+
+def wrap(text, first="", indent=""):
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=first,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
 
 
 def capitalize(text):

@@ -70,7 +70,8 @@ def server_version(name, server):
     if name.startswith("pgbouncer"):
         return server.sql("SHOW VERSION")[0].strip()
     query = "SHOW server_version" if name == "postgresql" else "SELECT VERSION()"
-    return server.sql(query)[0].strip()
+    version = server.sql(query)[0].strip()
+    return f"PostgreSQL {version}" if name == "postgresql" else version
 
 
 def machine():

@@ -1,5 +1,7 @@
 """Show results as text: tables of medians, ratios, bars."""
 
+from statistics import median
+
 from .results import show
 
 # What came with the environment, and the Python, which is shown apart.
@@ -25,7 +27,8 @@ def table(workload, results):
             where = (workload.letter, scenario, rival)
             row = [rival]
             for metric, _, decimals in columns:
-                value = results.median(*where, metric)
+                function = workload.extreme.get(metric, median)
+                value = results.summary(function, *where, metric)
                 row.append("-" if value is None else f"{value:,.{decimals}f}")
             if workload.ratio:
                 other = (workload.letter, scenario, ours, workload.ratio)
@@ -83,14 +86,17 @@ def print_about(about):
         f"load at the start {load}"
     )
     for name, packages in about["environments"].items():
-        others = ", ".join(
-            f"{package} {version}"
-            for package, version in sorted(packages.items())
-            if package not in NOT_SHOWN
-        )
-        print(f"{name}: {packages['python']}: {others}")
+        print(f"{name}: {packages['python']}: {list_versions(packages)}")
     for name, version in about["servers"].items():
         print(f"{name}: {version}")
+
+
+def list_versions(packages):
+    return ", ".join(
+        f"{package} {version}"
+        for package, version in sorted(packages.items())
+        if package not in NOT_SHOWN
+    )
 
 
 def print_bars(judged):

@@ -39,8 +39,12 @@ class Results:
         return [figures[metric] for figures in rounds if metric in figures]
 
     def median(self, *where):
+        return self.summary(median, *where)
+
+    def summary(self, function, *where):
+        """Return a function, min() for one, of the values of all rounds."""
         values = self.values(*where)
-        return median(values) if values else None
+        return function(values) if values else None
 
     def ratio(self, one, other):
         """

@@ -5,13 +5,12 @@ import json
 import re
 import shutil
 import signal
-import subprocess
 
 from pooltools import ToolError, packages
 from pooltools.processes import (
-    ends_with_parent,
     free_port,
     run,
+    start_logged,
     stop_group,
     tail,
     wait_until,
@@ -78,16 +77,12 @@ class Site:
         ]
 
     def start(self):
-        with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(
-                ends_with_parent([str(self.python), *self.command()]),
-                cwd=SITE,
-                env=site_environment(self.database),
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        self.process = start_logged(
+            [self.python, *self.command()],
+            self.log,
+            cwd=SITE,
+            env=site_environment(self.database),
+        )
         if not wait_until(self.is_ready, 30, self.process):
             raise ToolError("The site doesn't answer. Its log:", tail(self.log))
 

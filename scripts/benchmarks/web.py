@@ -47,6 +47,8 @@ MARIADB = {
         },
     ),
 }
+RIVALS = {"PostgreSQL": POSTGRESQL, "MariaDB": MARIADB, "SQLite": SQLITE}
+INTERFACES = ("wsgi", "asgi")
 
 
 class Requests(Workload):
@@ -72,7 +74,7 @@ class Requests(Workload):
         return f"{database}, gunicorn with {threads} threads"
 
     def cases(self, lab):
-        for interface in lab.pick(("wsgi",), ("wsgi", "asgi")):
+        for interface in lab.pick(("wsgi",), INTERFACES):
             for rival in lab.pick(QUICK, POSTGRESQL):
                 environment, server, _ = django_cycle.RIVALS[rival]
                 yield RequestsCase(
@@ -87,7 +89,7 @@ class Requests(Workload):
         if lab.quick:
             return
         mariadb = lab.server("mariadb")
-        for interface in ("wsgi", "asgi"):
+        for interface in INTERFACES:
             for rival, (environment, settings) in MARIADB.items():
                 database = {**mariadb.settings, **settings}
                 yield RequestsCase(
@@ -115,7 +117,8 @@ class Scaling(bare.Scaling):
 
     title = "scaling: (a) with 1 to 200 connections, (b) and (e) with 1 to 64 threads"
     columns = [*bare.Scaling.columns, *Requests.columns]
-    rounds = (99, 3)
+    extreme = bare.Contended.extreme
+    rounds = (1, 3)
     gunicorn_threads = (1, 4, 16, 64)
 
     def cases(self, lab):

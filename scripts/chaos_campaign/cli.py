@@ -17,7 +17,11 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = ROOT / "scripts"
 # Django's.
 OLDEST_PYTHON = (3, 12)
-DRIVERS = {"postgresql": "psycopg", "mariadb": "MySQLdb"}
+# Databases -> names of drivers -> their modules. The first is the default.
+DRIVERS = {
+    "postgresql": {"psycopg": "psycopg", "psycopg2": "psycopg2"},
+    "mariadb": {"mysqlclient": "MySQLdb", "pymysql": "pymysql"},
+}
 
 
 def main(arguments=None):
@@ -41,6 +45,11 @@ def parse(arguments):
         "injected, and check that nothing is lost. Ends with status 1 if it is.",
     )
     parser.add_argument("--database", choices=DRIVERS, default="postgresql")
+    parser.add_argument(
+        "--driver",
+        choices=[name for names in DRIVERS.values() for name in names],
+        help="of the pool (default: the one that Django prefers)",
+    )
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--seed", type=int, help="of what is random (default: any)")
     parser.add_argument("--faults", help="names with commas in between (default: all)")
@@ -52,6 +61,11 @@ def parse(arguments):
     )
     parser.add_argument("--build", type=Path, default=ROOT / "build")
     options = parser.parse_args(arguments)
+    drivers = DRIVERS[options.database]
+    if options.driver is None:
+        options.driver = next(iter(drivers))
+    elif options.driver not in drivers:
+        parser.error(f"{options.driver} is no driver for {options.database}.")
     if options.seed is None:
         options.seed = int(time.time())
     return options
@@ -63,7 +77,10 @@ def provide(options):
     if not (build / "django" / "db" / "pool").is_dir():
         raise ToolError("Assemble the tree first, with scripts/tree assemble.")
     sys.path.insert(0, str(build))
-    wanted = ("asgiref", "sqlparse", DRIVERS[options.database])
+    # What administrates PostgreSQL is psycopg in any case.
+    drivers = {"psycopg"} if options.database == "postgresql" else set()
+    drivers.add(DRIVERS[options.database][options.driver])
+    wanted = ("asgiref", "sqlparse", *drivers)
     if sys.version_info >= OLDEST_PYTHON and all(map(importlib.util.find_spec, wanted)):
         return
     environment = Environment(ROOT, ".venvs/test", find_python())
@@ -80,7 +97,8 @@ def run(options):
     from .target import TARGETS
 
     print(
-        f"{options.database}, seed {options.seed}, {options.threads} threads, "
+        f"{options.database} with {options.driver}, seed {options.seed}, "
+        f"{options.threads} threads, "
         f"max_size {options.max_size}, timeout {options.timeout:g} s",
         flush=True,
     )
@@ -101,15 +119,37 @@ def configure(options, target, proxy):
         "timeout": options.timeout,
         **options.pool,
     }
+    database = {**target.settings(proxy.port), "POOL": pool}
+    if options.driver == "pymysql":
+        # It would read all of the system's certificates for each connection.
+        database["OPTIONS"] = {**database.get("OPTIONS", {}), "ssl_disabled": True}
     settings.configure(
-        DATABASES={"default": {**target.settings(proxy.port), "POOL": pool}},
+        DATABASES={"default": database},
         INSTALLED_APPS=["chaos_campaign"],
         DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
         USE_TZ=True,
         # A pool logs what it mends; here that is the normal case.
         LOGGING_CONFIG=None,
     )
+    choose_driver(options.driver)
     django.setup()
+
+
+def choose_driver(name):
+    """Have Django use another driver than the one that it prefers."""
+    if name == "psycopg2":
+        # For as long as it looks.
+        psycopg, sys.modules["psycopg"] = sys.modules.get("psycopg"), None
+        importlib.import_module("django.db.backends.postgresql.base")
+        del sys.modules["psycopg"]
+        if psycopg is not None:
+            sys.modules["psycopg"] = psycopg
+    elif name == "pymysql":
+        import pymysql
+
+        # It says which version of mysqlclient it stands in for.
+        pymysql.version_info = max(pymysql.version_info, (2, 2, 1, "final", 0))
+        pymysql.install_as_MySQLdb()
 
 
 def run_campaign(options, target, proxy):

@@ -136,11 +136,11 @@ def down(lab):
 @fault("freeze")
 def freeze(lab):
     lab.unreachable.set()
-    stopped = lab.target.freeze()
+    stopped = lab.target.server.freeze()
     try:
         hold_long(lab)
     finally:
-        lab.target.thaw(stopped)
+        lab.target.server.thaw(stopped)
         lab.unreachable.clear()
 
 

@@ -1,10 +1,7 @@
 """The server that the pool connects to, and what can be done to it."""
 
 import contextlib
-import os
 import secrets
-import signal
-from pathlib import Path
 
 from pooltools.server_mariadb import MariaDB
 from pooltools.server_postgresql import PostgreSQL
@@ -53,26 +50,6 @@ class Target:
             "PASSWORD": "",
         }
 
-    def freeze(self):
-        """Stop the server's processes. Return those that were stopped."""
-        stopped = []
-        queue = [self.server.process.pid]
-        while queue:
-            pid = queue.pop(0)
-            # The children are looked for when it can't have new ones.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGSTOP)
-                stopped.append(pid)
-            with contextlib.suppress(OSError):
-                for task in Path(f"/proc/{pid}/task").iterdir():
-                    queue += map(int, (task / "children").read_text().split())
-        return stopped
-
-    def thaw(self, stopped):
-        for pid in reversed(stopped):
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGCONT)
-
 
 class PostgreSQLTarget(Target):
     engine = "chaos_campaign.backends.postgresql"
@@ -96,6 +73,8 @@ class PostgreSQLTarget(Target):
             dbname=settings["NAME"],
             autocommit=True,
             connect_timeout=5,
+            # It isn't meant by end_idle_sessions().
+            options="-c idle_session_timeout=0",
         )
         return contextlib.closing(connection)
 
@@ -162,6 +141,8 @@ class MariaDBTarget(Target):
             database="django",
             autocommit=True,
             connect_timeout=5,
+            # It isn't meant by end_idle_sessions().
+            init_command="SET SESSION wait_timeout = 28800",
         )
         return contextlib.closing(connection)
 

@@ -25,7 +25,7 @@ BALANCE = 1000
 KINDS = {"transfer": 7, "insert": 5, "read": 4, "iterate": 2, "session": 2}
 
 # The modules of the drivers' exceptions.
-DRIVERS = ("psycopg", "MySQLdb")
+DRIVERS = ("psycopg", "MySQLdb", "pymysql")
 
 # Seconds between two requests of a thread.
 PAUSE = 0.003

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from statistics import median
 
 from .rivals import RIVALS, Opener
 from .timing import quantile, time_loop
@@ -15,9 +16,29 @@ def cycle(rival, size, seconds):
     return figures
 
 
-def contend(rival, size, threads, hold, think, seconds):
-    """More threads than connections, each at it again at once."""
+def contend(rival, size, threads, hold, think, seconds, repeats=1):
+    """
+    More threads than connections, each at it again at once. That's done some
+    times over: chance decides who gets ahead at the start, and a run in which
+    that goes wrong must not get lost.
+    """
     pool = RIVALS[rival](size, Opener(), warm=size)
+    runs = [contend_once(pool, threads, hold, think, seconds) for _ in range(repeats)]
+    pool.stop()
+    # The waits of all runs are looked at together.
+    ordered = sorted(wait for run in runs for wait in run.pop("waits"))
+    figures = {name: median(run[name] for run in runs) for name in runs[0]}
+    return {
+        **figures,
+        "p50": quantile(ordered, 0.50) * 1e3,
+        "p99": quantile(ordered, 0.99) * 1e3,
+        "max": ordered[-1] * 1e3,
+        "least jain": min(run["jain"] for run in runs),
+        "starved": max(run["starved"] for run in runs),
+    }
+
+
+def contend_once(pool, threads, hold, think, seconds):
     clock = time.perf_counter
     waits = [[] for _ in range(threads)]
     served = [0] * threads
@@ -55,14 +76,10 @@ def contend(rival, size, threads, hold, think, seconds):
     for worker in workers:
         worker.join()
     cpu = time.process_time() - cpu
-    pool.stop()
     total = sum(served)
-    ordered = sorted(wait for part in waits for wait in part)
     return {
         "throughput": total / seconds,
-        "p50": quantile(ordered, 0.50) * 1e3,
-        "p99": quantile(ordered, 0.99) * 1e3,
-        "max": ordered[-1] * 1e3,
+        "waits": [wait for part in waits for wait in part],
         "jain": jain(served),
         "starved": sum(count == 0 for count in served),
         "cpu": cpu / total * 1e6,

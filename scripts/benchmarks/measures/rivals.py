@@ -271,6 +271,19 @@ class MySQLConnector(Closing):
         self.acquire = self.pool.get_connection
 
 
+class Nothing(Rival):
+    """No pool: to see what the threads do by themselves."""
+
+    def start(self):
+        self.connection = self.opener(Dummy)
+
+    def acquire(self):
+        return self.connection
+
+    def release(self, connection):
+        pass
+
+
 class LifoQueue(Rival):
     def start(self):
         self.queue = queue.LifoQueue()
@@ -327,6 +340,7 @@ RIVALS = {
     "dbutils": DBUtils,
     "mysql.connector": MySQLConnector,
     "queue.LifoQueue": LifoQueue,
+    "nothing": Nothing,
     "floor": FloorBound,
     "floor-with": FloorWith,
 }
