@@ -171,7 +171,7 @@ def postgresql_kinds():
         "SELECT COUNT(*) FROM pg_prepared_statements WHERE from_sql",
     )
     yield Kind("advisory lock", "SELECT pg_advisory_lock(54321)", locks)
-    # Another lock: the server may still be ending the session that had that one.
+    # Another lock: the session that had that one may not have ended yet.
     yield Kind("advisory lock, tried", "SELECT pg_try_advisory_lock(54322)", locks)
     yield Kind(
         "LISTEN",
