@@ -98,8 +98,12 @@ class RunserverTests(HostTestCase):
         # A later time than the one that the reloader has seen.
         later = self.module.stat().st_mtime + 10
         os.utime(self.module, (later, later))
-        self.assertTrue(self.wait_for_answer(lambda answer: answer[0] != before))
-        self.assertEqual(sessions & set(self.server.sessions()), set())
+        # Requests that use the database would be cut off in the middle.
+        changed = self.wait_for_answer("process", lambda answer: answer[0] != before)
+        self.assertTrue(changed, self.errors)
+        # A process may be gone before its server has noticed.
+        gone = wait_until(lambda: not sessions & set(self.server.sessions()), 5)
+        self.assertTrue(gone, f"Of {sessions} some are in {self.server.sessions()}")
         self.assertEqual(self.impolite_ends(), [])
         self.interrupt()
 

@@ -4,6 +4,7 @@ that's started under whatever runs it.
 """
 
 import functools
+import http.client
 import importlib.util
 import json
 import os
@@ -129,18 +130,18 @@ class HostTestCase(unittest.TestCase):
         with ThreadPoolExecutor(8) as clients:
             return list(clients.map(self.ask, range(80)))
 
-    def ask(self, _=None):
+    def ask(self, _=None, path=""):
         """Return the ids of the process and the session that answer."""
-        with urllib.request.urlopen(self.address, timeout=20) as response:
+        with urllib.request.urlopen(self.address + path, timeout=20) as response:
             return tuple(json.load(response))
 
-    def wait_for_answer(self, wanted=lambda answer: True):
+    def wait_for_answer(self, path="", wanted=lambda answer: True):
         """Return whether an answer came that is as wanted."""
 
         def answers():
             try:
-                return wanted(self.ask())
-            except OSError:
+                return wanted(self.ask(path=path))
+            except (OSError, http.client.HTTPException):
                 return False
 
         return wait_until(answers, 30, self.process)

@@ -34,7 +34,11 @@ def warm_up():
     connection.close()
 
 
-urlpatterns = [path("", lambda request: JsonResponse(identify(), safe=False))]
+urlpatterns = [
+    path("", lambda request: JsonResponse(identify(), safe=False)),
+    # Without the database.
+    path("process", lambda request: JsonResponse([os.getpid()], safe=False)),
+]
 wsgi = get_wsgi_application()
 asgi = get_asgi_application()
 
