@@ -37,9 +37,10 @@ logger = logging.getLogger("django.db.pool")
 # Uses are counted when there are so many to count.
 MANY_HELD = 1024
 
-# Seconds that a borrower sleeps before it stands in line, see
-# ConnectionPool._nap().
+# Seconds that a borrower sleeps before it stands in line, and how many times
+# it does at most while there is a line, see ConnectionPool._nap().
 NAP = 50e-6
+MOST_NAPS = 20
 
 # The first in line asks for lost connections to be looked for after so many
 # seconds, then after longer and longer pauses.
@@ -150,7 +151,7 @@ class ConnectionPool(UpkeepMixin):
         lease.cell = []
         lease.pool = self
         lease.deadline = deadline
-        if timeout and len(state.slots) >= state.max_size:
+        if timeout and len(state.slots) >= state.max_size and self._uses_are_short():
             now = self._nap()
         waiter = _Waiter()
         try:
@@ -177,6 +178,8 @@ class ConnectionPool(UpkeepMixin):
                 self._refuse(refusal, timeout)
             if waiter.slot is None:
                 self._wait(waiter, deadline, timeout)
+                # A use begins when its borrower runs, not when it's woken.
+                waiter.slot.leased_at = self._clock()
             waiter.slot.owner = owner
             # From now on the lease answers for the slot, not leave().
             lease.cell[:], waiter.slot = [waiter.slot], None
@@ -190,16 +193,29 @@ class ConnectionPool(UpkeepMixin):
             self.close_condemned()
             raise
 
+    def _uses_are_short(self):
+        """Return whether the last use was shorter than a nap."""
+        held = self._state.held
+        try:
+            return held[-1] < NAP
+        except IndexError:
+            # Counted just now.
+            return False
+
     def _nap(self):
         """
         Let other threads run before standing in line. Return the time.
 
-        Holders that were interrupted by the switch of threads just then give
-        back meanwhile. With them in the lead, a line would form, and last:
-        each return would be handed to a sleeping thread, at the price of
-        another switch, and each borrower find nothing and lie down.
+        Where uses are shorter than a switch of threads, holders that were
+        interrupted by one give back meanwhile. With them in the lead, a line
+        would form, and last: each return would be handed to a sleeping
+        thread, at the price of another switch, and each borrower find nothing
+        and lie down. A line that there is goes away while none joins it.
         """
-        time.sleep(NAP)
+        for _ in range(MOST_NAPS):
+            time.sleep(NAP)
+            if not self._state.waiters:
+                break
         return self._clock()
 
     def _wait(self, waiter, deadline, timeout):
@@ -217,7 +233,8 @@ class ConnectionPool(UpkeepMixin):
 
     def _sleep(self, waiter, deadline, timeout):
         state = self._state
-        wake_at = waiter.patient_until
+        # The line is looked at whenever something else changes.
+        wake_at = waiter.patient_until if waiter.patient_until > waiter.since else NEVER
         look_at = waiter.since + LOOK_AFTER
         while not waiter.served:
             left = min(wake_at, look_at, deadline) - self._clock()

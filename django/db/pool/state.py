@@ -223,8 +223,11 @@ class PoolState:
         if len(self.waiters) >= self.max_waiting:
             self.counters.refused += 1
             return False
-        waiter.since = now
-        waiter.patient_until = now + self._patience()
+        waiter.since = waiter.patient_until = now
+        if len(self.slots) < self.max_size:
+            waiter.patient_until += self._patience()
+        # Else nothing can be opened until a slot comes free, and then it's
+        # time to: one connection less will come back.
         self.waiters[waiter] = None
         self.dispatch(now)
         return True

@@ -283,6 +283,16 @@ class PatienceTests(SimpleTestCase):
         state.discard(next(iter(state.slots)), BROKEN, 2.0)
         self.assertEqual(state.acquire(2.0).status, OPENING)
 
+    def test_a_full_pool_opens_as_soon_as_it_may(self):
+        """There, one connection less will come back."""
+        state = self.make_state(max_size=2, min_size=2)
+        state.supplied(state.reserve(2.0), object(), 4.0)
+        slot = state.acquire(4.0)
+        (waiter,) = queue(state, now=4.0)
+        state.discard(slot, BROKEN, 4.1)
+        finish_closing(state, 4.1)
+        self.assertEqual(waiter.slot.status, OPENING)
+
     def test_open_time_follows_what_opening_takes(self):
         state = make_state()
         for took, average in ((2.0, 2.0), (6.0, 3.0), (3.0, 3.0)):

@@ -1,0 +1,116 @@
+"""ConnectionPool with a fake driver: how a borrower sleeps that must wait."""
+
+import contextlib
+from unittest import mock
+
+from django.db.pool import pool as pool_module
+from django.test import SimpleTestCase
+
+from .fakes import Call, Clock, borrow, make_pool, wait_for_line, wait_until
+
+
+class SleepTests(SimpleTestCase):
+    """Who finds nothing sleeps as seldom as possible."""
+
+    def setUp(self):
+        self.clock = Clock()
+        self.pool = make_pool(max_size=1, clock=self.clock)
+
+    def use(self, seconds):
+        lease = borrow(self.pool)
+        self.clock.advance(seconds)
+        self.pool.release(lease)
+
+    def count_naps(self, sleep=lambda seconds: None):
+        """Return how often a borrower sleeps that finds nothing."""
+        self.held = borrow(self.pool)
+        with (
+            mock.patch.object(pool_module.time, "sleep", side_effect=sleep) as naps,
+            mock.patch.object(self.pool, "_wait"),
+            contextlib.suppress(AttributeError),
+        ):
+            # There's no slot without a wait.
+            self.pool.acquire()
+        self.pool.release(self.held)
+        return naps.call_count
+
+    def test_no_nap_without_experience(self):
+        self.assertEqual(self.count_naps(), 0)
+
+    def test_a_nap_where_uses_are_short(self):
+        self.use(pool_module.NAP / 2)
+        self.assertEqual(self.count_naps(), 1)
+
+    def test_no_nap_where_uses_are_long(self):
+        self.use(pool_module.NAP * 2)
+        self.assertEqual(self.count_naps(), 0)
+
+    def test_nobody_joins_a_line_that_moves_fast(self):
+        self.use(0)
+        waiters = self.pool._state.waiters
+        naps = []
+
+        def sleep(seconds):
+            naps.append(seconds)
+            if len(naps) == 3:
+                waiters.clear()
+
+        waiters[pool_module._Waiter()] = None
+        self.assertEqual(self.count_naps(sleep), 3)
+
+    def test_naps_end(self):
+        self.use(0)
+        waiters = self.pool._state.waiters
+        waiters[waiter := pool_module._Waiter()] = None
+        waiter.since = waiter.patient_until = self.clock()
+        self.assertEqual(self.count_naps(), pool_module.MOST_NAPS)
+
+    def wait(self, after):
+        """
+        Have a borrower wait for a connection in use. Return for how long it
+        meant to sleep at first.
+
+        after: called when it woke up.
+        """
+        asked = []
+
+        class WatchedLock:
+            def __init__(self, lock):
+                self.lock = lock
+                self.release = lock.release
+
+            def acquire(self, timeout):
+                asked.append(timeout)
+                woken = self.lock.acquire(timeout=10)
+                after()
+                return woken
+
+        class WatchedWaiter(pool_module._Waiter):
+            __slots__ = ()
+
+            def __init__(self):
+                super().__init__()
+                self.wake = WatchedLock(self.wake)
+
+        lease = borrow(self.pool)
+        with mock.patch.object(pool_module, "_Waiter", WatchedWaiter):
+            call = Call(self.pool.acquire)
+            wait_for_line(self.pool, 1)
+        wait_until(lambda: asked)
+        self.pool.release(lease)
+        self.pool.release(call.result())
+        self.assertEqual(len(asked), 1)
+        return asked[0]
+
+    def test_a_full_pool_gives_no_reason_to_look_before_a_return(self):
+        permit = self.pool.acquire()
+        self.clock.advance(pool_module.LOOK_AFTER / 10)
+        self.pool.opened(permit, object())
+        self.pool.release(permit)
+        # Longer than opening another takes.
+        self.assertAlmostEqual(self.wait(lambda: None), pool_module.LOOK_AFTER)
+
+    def test_a_use_begins_when_its_borrower_runs(self):
+        """Not when it's woken, which may be long before."""
+        self.wait(lambda: self.clock.advance(5))
+        self.assertEqual(self.pool.stats().use.total, 0)
