@@ -2,7 +2,7 @@
 
 from statistics import median
 
-from . import bare, django_cycle, web
+from . import asynchronous, bare, django_cycle, leases, web
 
 
 class Bar:
@@ -138,6 +138,9 @@ def bars():
     ]
     yield Bar("(i) (b) with 64 threads / with 8", *from_8_to_64, at_least=0.8)
 
+    yield from lease_bars()
+    yield from asynchronous_bars()
+
 
 def cycle_bars():
     """
@@ -233,3 +236,78 @@ def fault_bars():
         recovery("more than a connect"),
         at_most=50,
     )
+
+
+def lease_bars():
+    """A quick run has those of PostgreSQL."""
+    for server in ("postgresql", "mariadb"):
+        scenario = leases.Leases.scenario(server)
+        text = f"(j) {scenario}: "
+
+        def serving(rival, metric):
+            return ("j", scenario, rival, metric)
+
+        ours = serving(leases.TRANSACTION, "rate")
+        yield Bar(
+            f"{text}requests/s, {leases.TRANSACTION} / {leases.REQUEST_MANY}",
+            ours,
+            serving(leases.REQUEST_MANY, "rate"),
+            at_least=0.9,
+        )
+        peak = serving(leases.TRANSACTION, "peak")
+        yield Bar(text + "connections at once", peak, at_most=leases.FEW, worst=True)
+        failed = serving(leases.TRANSACTION, "failed")
+        yield Bar(text + "failed requests", failed, at_most=0, worst=True)
+        if server == "mariadb":
+            continue
+        for metric, limit in (("rate", {"at_least": 1}), ("p50", {"at_most": 1})):
+            yield Bar(
+                f"{text}{metric}, {leases.TRANSACTION} / {leases.PGBOUNCER}",
+                serving(leases.TRANSACTION, metric),
+                serving(leases.PGBOUNCER, metric),
+                **limit,
+            )
+    for kind in leases.KINDS:
+        for metric in ("wall", "cpu"):
+            yield Bar(
+                f"(j) {kind}: {metric}, lease transaction / lease request",
+                ("j", leases.Leases.one_query, kind, f"{metric} ratio"),
+                at_most=1.05,
+            )
+
+
+def asynchronous_bars():
+    ours, stock = asynchronous.CONCURRENT, asynchronous.STOCK_POOL
+
+    def both(scenario, metric, one=ours, other=stock):
+        return [("k", scenario, rival, metric) for rival in (one, other)]
+
+    took, _ = both(asynchronous.NAPS, "p50")
+    text = f"(k) {asynchronous.NAPS}: ms"
+    yield Bar(text, took, at_most=asynchronous.NAP * 1.1)
+
+    text = f"(k) {asynchronous.SHORT}: "
+    rates = both(asynchronous.SHORT, "rate")
+    yield Bar(f"{text}requests/s, pool / {stock}", *rates, at_least=1)
+    p99 = both(asynchronous.SHORT, "p99")
+    yield Bar(f"{text}p99, pool / {stock}", *p99, at_most=1)
+    peak, _ = both(asynchronous.SHORT, "peak")
+    most = django_cycle.MAX_SIZE
+    yield Bar(text + "connections at once", peak, at_most=most, worst=True)
+
+    text = f"(k) {asynchronous.PAUSES}: "
+    rates = both(asynchronous.PAUSES, "rate")
+    yield Bar(f"{text}requests/s, pool / {stock}", *rates, at_least=5)
+    for scenario in (asynchronous.SHORT, asynchronous.PAUSES):
+        failed, _ = both(scenario, "failed")
+        text = f"(k) {scenario}: failed requests"
+        yield Bar(text, failed, at_most=0, worst=True)
+
+    text = f"(k) {asynchronous.SERIAL}: wall, pool / {stock}"
+    yield Bar(text, *both(asynchronous.SERIAL, "wall"), at_most=1.1)
+
+    # A full run has the latter.
+    for other, limit in ((asynchronous.NO_POOL, 1.3), (stock, 1)):
+        text = f"(k) {asynchronous.SYNC_VIEW}: requests/s, pool / {other}"
+        rates = both(asynchronous.SYNC_VIEW, "rate", asynchronous.OURS, other)
+        yield Bar(text, *rates, at_least=limit)

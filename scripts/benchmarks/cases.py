@@ -23,6 +23,7 @@ class Workload:
 
     letter: its name on the command line.
     title: what it is, in a line.
+    about: more about it, for the documentation.
     columns: (metric, heading, number of decimals) for the tables.
     ratio: the metric that is compared, None if there's none.
     extreme: metric -> min or max, for those whose worst round is shown, not
@@ -31,6 +32,7 @@ class Workload:
 
     letter = None
     title = None
+    about = None
     columns = ()
     ratio = None
     extreme = {}

@@ -9,14 +9,18 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from . import bare, django_cycle, web
+from . import asynchronous, bare, django_cycle, leases, web
 from .results import Results
 
 CLOSE = django_cycle.scenario("close()", "wrapper")
 WSGI = web.Requests.scenario("PostgreSQL", "wsgi")
+LEASES = leases.Leases.scenario("postgresql")
 
 OURS, OTHERS = "#0c4b33", "#60b58f"
-BOLD = (bare.OURS, bare.READ, django_cycle.OURS, django_cycle.OURS_CHECKED)
+BOLD = (
+    *(bare.OURS, bare.READ, django_cycle.OURS, django_cycle.OURS_CHECKED),
+    *(leases.TRANSACTION, asynchronous.CONCURRENT),
+)
 
 # File: title, workload, scenario, metric, axis, whether it's logarithmic.
 BARS = {
@@ -43,6 +47,14 @@ BARS = {
     "pool-requests": (
         "Whole requests: gunicorn, PostgreSQL",
         *("e", WSGI, "rate", "requests/s", False),
+    ),
+    "pool-leases": (
+        "64 threads: a query, 20 ms of other waiting, a query",
+        *("j", LEASES, "rate", "requests/s", False),
+    ),
+    "pool-asyncio": (
+        "asyncio: 100 ms between two queries, 4 connections",
+        *("k", asynchronous.PAUSES, "rate", "requests/s", False),
     ),
 }
 

@@ -28,9 +28,9 @@ its own. Run it to see what holds on yours:
     $ scripts/bench --quick --bars a b
     $ scripts/bench --write-docs
 
-The first takes some minutes, the last up to an hour. The second measures only
-the workloads that it names, and says which of the limits that the pool has to
-keep are kept. ``--write-docs`` writes the figures to this page, and
+The first takes some minutes, the last more than an hour. The second measures
+only the workloads that it names, and says which of the limits that the pool
+has to keep are kept. ``--write-docs`` writes the figures to this page, and
 ``scripts/bench --from dist/bench/results.json --write-docs`` does so again
 without measuring.
 """
@@ -48,6 +48,8 @@ CAPTIONS = {
     "pool-spike": "50 clients at once, where connecting takes 150 ms.",
     "pool-cycle": "Borrowing and giving back through Django, on PostgreSQL.",
     "pool-requests": "Whole requests per second, with 16 clients.",
+    "pool-leases": "Requests per second of threads that wait for other things, too.",
+    "pool-asyncio": "Asynchronous requests per second, with 100 clients.",
     "pool-threads": "Uses per second by the number of threads.",
 }
 
@@ -68,6 +70,7 @@ def page(results, workloads, charts=()):
     """
     border = "=" * len(TITLE)
     lines = [border, TITLE, border, "", INTRODUCTION]
+    lines += [*heading("The workloads", "="), *listing(workloads)]
     if results.rounds:
         lines += [*heading("What was measured", "="), READING]
         lines += [*about(results.about), ""]
@@ -86,6 +89,16 @@ def page(results, workloads, charts=()):
             lines += heading(capitalize(scenario), "-")
             lines += [*report.rst_table(header, rows), ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def listing(workloads):
+    """Return a list of the workloads: their names, what they are."""
+    for workload in workloads:
+        yield from wrap(f"* ``{workload.letter}``: {workload.title}.", indent="  ")
+        if workload.about:
+            yield ""
+            yield from wrap(workload.about, "  ", "  ")
+        yield ""
 
 
 def draw(results, lab):

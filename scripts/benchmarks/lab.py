@@ -36,7 +36,10 @@ class Lab:
         return self.environments[name].python
 
     def server(self, name):
-        """Return a running server: postgresql, mariadb, pgbouncer-<mode>."""
+        """
+        Return a running server: postgresql, mariadb, pgbouncer-<mode> or
+        pgbouncer-<mode>-<number of connections to the server>.
+        """
         if name not in self.servers:
             print(f"Starting {name} ...", flush=True)
             server = self.make_server(name)
@@ -48,11 +51,15 @@ class Lab:
             return PostgreSQL(max_connections=MAX_CONNECTIONS)
         if name == "mariadb":
             return MariaDB(max_connections=MAX_CONNECTIONS)
+        _, mode, *size = name.split("-")
         return PgBouncer(
             self.server("postgresql"),
-            mode=name.partition("-")[2],
-            # As PostgreSQL on its socket.
-            options=["auth_type = trust"],
+            mode=mode,
+            options=[
+                # As PostgreSQL on its socket.
+                "auth_type = trust",
+                *(f"default_pool_size = {number}" for number in size),
+            ],
         )
 
     def describe(self):

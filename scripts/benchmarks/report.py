@@ -20,7 +20,8 @@ def table(workload, results):
         ]
         header = ["", *(heading for _, heading, _ in columns)]
         ours = next(iter(rivals))
-        if workload.ratio:
+        has_ratio = workload.ratio in [metric for metric, *_ in columns]
+        if has_ratio:
             header.append(f"{ratio_name(workload)} / {ours}'s")
         rows = []
         for rival in rivals:
@@ -30,7 +31,7 @@ def table(workload, results):
                 function = workload.extreme.get(metric, median)
                 value = results.summary(function, *where, metric)
                 row.append("-" if value is None else f"{value:,.{decimals}f}")
-            if workload.ratio:
+            if has_ratio:
                 other = (workload.letter, scenario, ours, workload.ratio)
                 ratio = results.ratio((*where, workload.ratio), other)
                 row.append("-" if ratio is None else str(ratio))

@@ -54,6 +54,7 @@ class Site:
     def __init__(self, python, case, directory):
         self.python = python
         self.interface = case.interface
+        self.page = case.page
         self.database = case.database
         self.threads = case.threads
         self.port = free_port()
@@ -62,8 +63,7 @@ class Site:
 
     @property
     def url(self):
-        page = "sync" if self.interface == "wsgi" else "async"
-        return f"http://127.0.0.1:{self.port}/{page}/"
+        return f"http://127.0.0.1:{self.port}/{self.page}/"
 
     def command(self):
         if self.interface == "wsgi":

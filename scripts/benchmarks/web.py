@@ -136,6 +136,20 @@ class Scaling(bare.Scaling):
                 )
 
 
+class InProcessCase(Case):
+    """The site in the process that measures, without a web server."""
+
+    def __init__(self, scenario, rival, environment, function, arguments, server):
+        super().__init__(scenario, rival, environment, function, arguments)
+        self.server = server
+
+    def measure(self, lab):
+        fill_once(lab, self.server.settings)
+        # Those that PgBouncer keeps from another case.
+        self.server.kill_sessions()
+        return super().measure(lab)
+
+
 class RequestsCase(Case):
     """A site, a server, and a load from another process."""
 
@@ -149,10 +163,14 @@ class RequestsCase(Case):
         server,
         threads=THREADS,
         between=None,
+        page=None,
+        scenario=None,
     ):
-        scenario = Requests.scenario(name, interface, threads)
+        scenario = scenario or Requests.scenario(name, interface, threads)
         super().__init__(scenario, rival, environment, None, None)
         self.threads = threads
+        # "sync" or "async", by default what suits the interface.
+        self.page = page or ("sync" if interface == "wsgi" else "async")
         # The name of the proxy in front of the server, if there's one.
         self.between = between
         self.interface = interface

@@ -1,5 +1,6 @@
 """Tests of the benchmarks. Nothing is installed for them."""
 
+import asyncio
 import contextlib
 import io
 import os
@@ -10,15 +11,23 @@ import threading
 import time
 import unittest
 from pathlib import Path
+from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import bare, cli, report, serving  # NOQA: E402
+from benchmarks import cli, documents, report, serving  # NOQA: E402
+from benchmarks.bare import FLOOR  # NOQA: E402
 from benchmarks.bars import Bar, bars  # NOQA: E402
 from benchmarks.cases import Workload  # NOQA: E402
 from benchmarks.cpu import cpu_seconds  # NOQA: E402
-from benchmarks.measures import bare as measures  # NOQA: E402
-from benchmarks.measures.timing import quantile, time_loop  # NOQA: E402
+from benchmarks.lab import Lab  # NOQA: E402
+from benchmarks.measures import (  # NOQA: E402
+    asynchronous,
+    bare,
+    leases,
+    timing,
+    watch,
+)
 from benchmarks.measures.wire import Wire  # NOQA: E402
 from benchmarks.results import Results, show  # NOQA: E402
 from benchmarks.runner import run  # NOQA: E402
@@ -152,6 +161,19 @@ class ResultsTests(unittest.TestCase):
         self.assertEqual(lines[0], lines[2])
         self.assertEqual(set(lines[0]), {"=", " "})
 
+    def test_scenario_without_the_compared_metric_has_no_ratio(self):
+        workload = FakeWorkload()
+        workload.ratio = "distance"
+        [(_, header, rows)] = report.table(workload, self.results)
+        self.assertEqual(header, ["", "Speed"])
+        self.assertEqual(rows[0], ["ours", "2.0"])
+
+    def test_page_lists_workloads(self):
+        workload = FakeWorkload()
+        workload.about = "They are measured in the dark."
+        page = documents.page(Results(), [workload])
+        self.assertIn("* ``x``: nothing in particular.\n\n  They are", page)
+
     def test_show(self):
         for number, text in [(0, "0"), (1.2345, "1.23"), (1234.5, "1234")]:
             with self.subTest(number=number):
@@ -169,7 +191,7 @@ class BarsTests(unittest.TestCase):
                 self.assertLessEqual(places, full)
             if not places <= quick:
                 left_out.add(bar.one[0])
-        self.assertEqual(left_out, {"e"})
+        self.assertEqual(left_out, {"e", "j", "k"})
 
     def measured(self, quick):
         lab = FakeLab(quick)
@@ -198,37 +220,209 @@ class BarsTests(unittest.TestCase):
         self.assertIn("'z'", output.getvalue())
 
 
+class LabTests(unittest.TestCase):
+    def test_pgbouncer_may_have_few_connections(self):
+        lab = Lab(None)
+        lab.servers["postgresql"] = FakeServer
+        few = lab.make_server("pgbouncer-transaction-4")
+        self.assertEqual(few.mode, "transaction")
+        self.assertIn("default_pool_size = 4", few.options)
+        self.assertEqual(len(lab.make_server("pgbouncer-session").options), 1)
+
+
 class MeasuresTests(unittest.TestCase):
     def test_jain(self):
-        self.assertEqual(measures.jain([5, 5, 5, 5]), 1)
-        self.assertEqual(measures.jain([5, 0, 0, 0]), 0.25)
-        self.assertEqual(measures.jain([0, 0]), 0)
+        self.assertEqual(bare.jain([5, 5, 5, 5]), 1)
+        self.assertEqual(bare.jain([5, 0, 0, 0]), 0.25)
+        self.assertEqual(bare.jain([0, 0]), 0)
 
     def test_quantile(self):
         ordered = list(range(100))
-        self.assertEqual(quantile(ordered, 0.5), 50)
-        self.assertEqual(quantile(ordered, 0.99), 99)
-        self.assertEqual(quantile([], 0.5), 0)
+        self.assertEqual(timing.quantile(ordered, 0.5), 50)
+        self.assertEqual(timing.quantile(ordered, 0.99), 99)
+        self.assertEqual(timing.quantile([], 0.5), 0)
 
     def test_time_loop_tells_sleep_from_work(self):
         def loop(n):
             for _ in range(n):
                 time.sleep(0.005)
 
-        figures = time_loop(loop, 0.1)
+        figures = timing.time_loop(loop, 0.1)
         self.assertGreaterEqual(figures["wall"], 5000)
         self.assertLess(figures["cpu"], 2500)
 
     def test_contended_queue_serves(self):
-        figures = measures.contend("queue.LifoQueue", 2, 4, 0.001, 0, 0.3)
+        figures = bare.contend("queue.LifoQueue", 2, 4, 0.001, 0, 0.3)
         self.assertGreater(figures["throughput"], 10)
         # Two connections, a millisecond each.
         self.assertLessEqual(figures["throughput"], 2000)
         self.assertLessEqual(figures["jain"], 1)
 
     def test_one_thread(self):
-        figures = measures.cycle(bare.FLOOR, 8, 0.05)
+        figures = bare.cycle(FLOOR, 8, 0.05)
         self.assertGreater(figures["cpu"], 0)
+
+
+class FakeWatcher:
+    """Sees as many connections as it's told, without a server."""
+
+    def __init__(self, server):
+        self.peak = server["peak"]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *args):
+        pass
+
+
+class WatcherTests(unittest.TestCase):
+    def test_the_most_is_kept_and_the_last_look_is_after_the_end(self):
+        counts = iter([3, 1])
+        inside = threading.Event()
+
+        def count():
+            number = next(counts, 2)
+            inside.set()
+            return number
+
+        with mock.patch.object(watch, "postgresql", lambda database: count):
+            watcher = watch.Watcher(FakeServer.settings)
+        with watcher:
+            inside.wait(10)
+        self.assertFalse(watcher.thread.is_alive())
+        self.assertEqual(watcher.peak, 3)
+        counts = iter([7])
+        with mock.patch.object(watch, "postgresql", lambda database: count):
+            with watch.Watcher(FakeServer.settings) as watcher:
+                pass
+        self.assertEqual(watcher.peak, 7)
+
+
+class LeasesTests(unittest.TestCase):
+    def setUp(self):
+        for name, value in (("set_up_site", mock.Mock()), ("Watcher", FakeWatcher)):
+            self.enterContext(mock.patch.object(leases, name, value))
+
+    def serve(self, request, **arguments):
+        default = {"threads": 3, "pause": 0.001, "requests": 10, "seconds": 30}
+        with mock.patch.object(leases, "request", request):
+            return leases.serve({}, {"peak": 2}, **{**default, **arguments})
+
+    def test_as_many_requests_as_wanted_are_served(self):
+        request = mock.Mock(side_effect=time.sleep)
+        figures = self.serve(request)
+        self.assertEqual(request.call_count, 3 * leases.WARM_UP + 10)
+        # Three at once, a millisecond each.
+        self.assertGreater(figures["rate"], 0)
+        self.assertLessEqual(figures["rate"], 3000)
+        self.assertGreaterEqual(figures["p50"], 1)
+        self.assertGreaterEqual(figures["p99"], figures["p50"])
+        self.assertEqual((figures["failed"], figures["peak"]), (0, 2))
+
+    def test_failed_requests_are_counted_and_not_timed(self):
+        results = iter([None] * leases.WARM_UP + [OSError, None, OSError, None])
+        request = mock.Mock(side_effect=results)
+        figures = self.serve(request, threads=1, requests=4)
+        self.assertEqual(figures["failed"], 2)
+        self.assertEqual(request.call_count, leases.WARM_UP + 4)
+
+    def test_it_ends_when_time_is_up(self):
+        figures = self.serve(time.sleep, requests=10**9, seconds=0.05)
+        self.assertGreater(figures["rate"], 0)
+
+    def test_a_request_that_fails_before_the_start_hangs_nothing(self):
+        with mock.patch("threading.excepthook"):
+            with self.assertRaises(threading.BrokenBarrierError):
+                self.serve(mock.Mock(side_effect=OSError))
+
+    def test_one_query_compares_turns(self):
+        databases = {}
+        order = []
+
+        def set_up(database, other):
+            databases.update(default=database, other=other)
+
+        def make_loop(kind, alias):
+            def loop(n):
+                order.append(alias)
+                time.sleep(n * {"default": 0.002, "other": 0.001}[alias])
+
+            return loop
+
+        leases.set_up_site.side_effect = set_up
+        with mock.patch.object(leases, "make_loop", make_loop):
+            figures = leases.one_query(
+                {"POOL": {"max_size": 4}}, ["transaction", "request"], "get()", 5, 0.1
+            )
+        self.assertEqual(
+            {alias: settings["POOL"] for alias, settings in databases.items()},
+            {
+                "default": {"max_size": 4, "lease": "transaction"},
+                "other": {"max_size": 4, "lease": "request"},
+            },
+        )
+        # Both warm up, then each is the first of a turn by turns.
+        self.assertEqual(order[:6], ["default", "other"] * 2 + ["other", "default"])
+        self.assertGreaterEqual(figures["wall"], 2000)
+        self.assertGreater(figures["wall ratio"], 1)
+        self.assertIn("cpu ratio", figures)
+
+
+class AsynchronousTests(unittest.TestCase):
+    def setUp(self):
+        self.paths = []
+        self.at_once = self.most_at_once = 0
+        for name, value in (
+            ("make_application", lambda database: self.application),
+            ("Watcher", FakeWatcher),
+        ):
+            self.enterContext(mock.patch.object(asynchronous, name, value))
+
+    async def application(self, scope, receive, send):
+        self.paths.append(scope["path"])
+        self.assertFalse((await receive())["more_body"])
+        # The client doesn't go away.
+        disconnected = asyncio.ensure_future(receive())
+        self.at_once += 1
+        self.most_at_once = max(self.at_once, self.most_at_once)
+        await asyncio.sleep(0.001)
+        self.at_once -= 1
+        self.assertFalse(disconnected.done())
+        disconnected.cancel()
+        status = 500 if scope["path"] == "/broken/" else 200
+        await send({"type": "http.response.start", "status": status})
+        await send({"type": "http.response.body", "body": b""})
+
+    def test_one_by_one(self):
+        figures = asynchronous.one_by_one({}, "/naps/", 3)
+        self.assertEqual(self.paths, ["/naps/"] * 4)
+        self.assertEqual(self.most_at_once, 1)
+        self.assertGreaterEqual(figures["p50"], 1)
+        self.assertAlmostEqual(figures["rate"], 1e3 / figures["p50"])
+
+    def test_together(self):
+        figures = asynchronous.together({}, {"peak": 2}, "/page/", 4, 3)
+        warm_up, measured = self.paths[:4], self.paths[4:]
+        self.assertEqual(set(warm_up), {asynchronous.WARM_UP})
+        self.assertEqual(measured, ["/page/"] * 12)
+        self.assertEqual(self.most_at_once, 4)
+        self.assertLessEqual(figures["rate"], 4000)
+        self.assertEqual((figures["failed"], figures["peak"]), (0, 2))
+
+    def test_failed_requests_are_counted_and_not_timed(self):
+        figures = asynchronous.together({}, {"peak": 2}, "/broken/", 2, 3)
+        self.assertEqual((figures["failed"], figures["rate"]), (6, 0))
+
+    def test_a_failed_request_is_named(self):
+        with self.assertRaisesRegex(asynchronous.RequestFailed, "/broken/.*500"):
+            asynchronous.one_by_one({}, "/broken/", 3)
+
+    def test_serial(self):
+        with mock.patch.object(asynchronous, "SERIAL_BATCH", 0.01):
+            figures = asynchronous.serial({}, "/serial/{}/", 0.05)
+        self.assertIn("/serial/1/", self.paths)
+        self.assertAlmostEqual(figures["rate"], 1e6 / figures["wall"])
 
 
 class WireTests(unittest.TestCase):

@@ -1,6 +1,12 @@
-"""Set Django up with one database."""
+"""Set Django up, alone or with the site, and use its database."""
 
+import json
+import os
+import sys
 import threading
+from pathlib import Path
+
+SITE = Path(__file__).resolve().parent.parent / "site"
 
 
 def set_up(database):
@@ -8,6 +14,23 @@ def set_up(database):
     from django.conf import settings
 
     settings.configure(DATABASES={"default": database}, USE_TZ=True)
+    django.setup()
+
+
+def set_up_site(database, **others):
+    """
+    Set the site up in this process.
+
+    others: alias -> database, where one isn't enough.
+    """
+    sys.path.insert(0, str(SITE))
+    os.environ["BENCH_DATABASE"] = json.dumps(database)
+    os.environ["DJANGO_SETTINGS_MODULE"] = "config"
+    import config
+
+    import django
+
+    config.DATABASES.update(others)
     django.setup()
 
 

@@ -8,13 +8,13 @@ from statistics import median
 BATCH = 0.02
 
 
-def time_loop(loop, seconds):
+def time_loop(loop, seconds, batch=BATCH):
     """
     Run loop(n), which does something n times, for some seconds in batches.
     Return what one time takes: the medians over the batches, in microseconds,
     of the time on the wall and of the CPU time of all threads.
     """
-    n = calibrate(loop)
+    n = calibrate(loop, batch)
     wall, cpu = [], []
     end = time.perf_counter() + seconds
     while not wall or time.perf_counter() < end:
@@ -25,15 +25,15 @@ def time_loop(loop, seconds):
     return {"wall": median(wall), "cpu": median(cpu)}
 
 
-def calibrate(loop):
+def calibrate(loop, batch=BATCH):
     """Return how many times fill a batch. Warms up, too."""
     n = 1
     while True:
         start = time.perf_counter()
         loop(n)
         took = time.perf_counter() - start
-        if took >= BATCH / 2:
-            return max(1, round(n * BATCH / took))
+        if took >= batch / 2:
+            return max(1, round(n * batch / took))
         n *= 2
 
 

@@ -1,5 +1,6 @@
 """Watch how many connections a server has."""
 
+import threading
 import time
 
 # Seconds between two looks.
@@ -8,14 +9,36 @@ INTERVAL = 0.05
 
 def watch(database, seconds):
     """Return the highest number of connections to the database seen."""
-    look = mariadb if database["ENGINE"].endswith("mysql") else postgresql
-    peak = 0
-    end = time.monotonic() + seconds
-    count = look(database)
-    while time.monotonic() < end:
-        peak = max(peak, count())
-        time.sleep(INTERVAL)
-    return {"peak": peak}
+    with Watcher(database) as watcher:
+        time.sleep(seconds)
+    return {"peak": watcher.peak}
+
+
+class Watcher:
+    """Watches in a thread while the context is open. ``peak`` is the most."""
+
+    def __init__(self, database):
+        is_mariadb = database["ENGINE"].endswith("mysql")
+        self.count = (mariadb if is_mariadb else postgresql)(database)
+        self.peak = 0
+        self.stopped = threading.Event()
+        self.thread = threading.Thread(target=self.run)
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *args):
+        self.stopped.set()
+        self.thread.join()
+
+    def run(self):
+        while True:
+            # The last look is after the end.
+            is_last = self.stopped.wait(INTERVAL)
+            self.peak = max(self.peak, self.count())
+            if is_last:
+                return
 
 
 def postgresql(database):

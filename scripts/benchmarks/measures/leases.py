@@ -1,0 +1,143 @@
+"""Threads that need their connection now and then; a query by itself."""
+
+import threading
+import time
+from statistics import median
+
+from .setup import set_up_site
+from .timing import quantile
+from .watch import Watcher
+
+# Requests of each thread before the time starts: they open connections.
+WARM_UP = 2
+
+
+def serve(database, server, threads, pause, requests, seconds):
+    """
+    Have some threads serve requests: a query, a wait for something else, a
+    query. That ends when a number of requests was served or time is up.
+
+    server: where sessions are counted, behind a proxy if there's one.
+    """
+    set_up_site(database)
+    clock = time.perf_counter
+    work_left = iter(range(requests))
+    took = [[] for _ in range(threads)]
+    failures = [0] * threads
+    ended = [0.0] * threads
+    barrier = threading.Barrier(threads + 1)
+    begin = None
+
+    def work(number):
+        try:
+            for _ in range(WARM_UP):
+                request(pause)
+        except BaseException:
+            barrier.abort()
+            raise
+        barrier.wait()
+        barrier.wait()
+        for _ in work_left:
+            start = clock()
+            if start - begin > seconds:
+                break
+            try:
+                request(pause)
+            except Exception:
+                failures[number] += 1
+            else:
+                took[number].append(clock() - start)
+        ended[number] = clock()
+
+    workers = [threading.Thread(target=work, args=[n]) for n in range(threads)]
+    for worker in workers:
+        worker.start()
+    barrier.wait()
+    with Watcher(server) as watcher:
+        cpu, begin = time.process_time(), clock()
+        barrier.wait()
+        for worker in workers:
+            worker.join()
+        cpu = time.process_time() - cpu
+    ordered = sorted(each for part in took for each in part)
+    return {
+        "rate": len(ordered) / (max(ended) - begin),
+        "p50": quantile(ordered, 0.50) * 1e3,
+        "p99": quantile(ordered, 0.99) * 1e3,
+        "failed": sum(failures),
+        "peak": watcher.peak,
+        "client": cpu / max(1, len(ordered)) * 1e3,
+    }
+
+
+def request(pause):
+    """What Django does for a request that queries, waits, and queries."""
+    from shop.models import Author, Book
+    from shop.views import AUTHOR
+
+    from django.core.signals import request_finished, request_started
+
+    request_started.send(sender=None)
+    try:
+        author = Author.objects.get(pk=AUTHOR)
+        time.sleep(pause)
+        Book.objects.filter(author=author).count()
+    finally:
+        request_finished.send(sender=None)
+
+
+def one_query(database, leases, kind, batch, seconds):
+    """
+    Run a query under each of two leases, in batches by turns. Return what it
+    takes, in microseconds, and the median of the ratios of the turns: what
+    else the machine does goes by at other times than a turn's.
+
+    leases: the one that is compared, and the one that it's compared with.
+    """
+    aliases = ["default", "other"]
+    databases = [
+        {**database, "POOL": {**database["POOL"], "lease": lease}} for lease in leases
+    ]
+    set_up_site(databases[0], other=databases[1])
+    loops = {alias: make_loop(kind, alias) for alias in aliases}
+    for loop in loops.values():
+        loop(batch)
+    turns = []
+    end = time.perf_counter() + seconds
+    while not turns or time.perf_counter() < end:
+        times = {alias: time_batch(loops[alias], batch) for alias in aliases}
+        turns.append([times[alias] for alias in ("default", "other")])
+        # So that neither is always the first.
+        aliases.reverse()
+    figures = {}
+    for position, metric in enumerate(["wall", "cpu"]):
+        one, other = zip(*([times[position] for times in turn] for turn in turns))
+        figures[metric] = median(one)
+        figures[f"{metric} other"] = median(other)
+        figures[f"{metric} ratio"] = median(a / b for a, b in zip(one, other))
+    return figures
+
+
+def make_loop(kind, alias):
+    from shop.models import Author
+    from shop.views import AUTHOR
+
+    authors = Author.objects.using(alias)
+
+    def get(n):
+        for _ in range(n):
+            authors.get(pk=AUTHOR)
+
+    def values_list(n):
+        for _ in range(n):
+            list(authors.filter(pk=AUTHOR).values_list("name"))
+
+    return {"get()": get, "values_list()": values_list}[kind]
+
+
+def time_batch(loop, n):
+    """Return what one time takes, on the wall and of the CPU."""
+    cpu, start = time.process_time(), time.perf_counter()
+    loop(n)
+    wall = time.perf_counter() - start
+    return wall / n * 1e6, (time.process_time() - cpu) / n * 1e6
