@@ -165,32 +165,39 @@ class StatementTests(LeaseTestCase):
         self.assertHoldsNothing()
 
     def test_many_threads_share_few_connections(self):
-        self.use_pool(max_size=2, timeout=SOON, lease="transaction")
+        count, size = 200, 20
+        self.use_pool(max_size=size, timeout=SOON, lease="transaction")
         pool = self.wrapper.pool
-        count = 20
-        all_have_queried = threading.Barrier(count, timeout=SOON)
+        in_use = []
+        all_are_held = threading.Barrier(size, timeout=SOON)
+        # Nobody could pass if a thread held what it doesn't use.
+        all_are_outside = threading.Barrier(
+            count, action=lambda: in_use.append(pool.stats().in_use), timeout=SOON
+        )
+        results = []
 
         def work():
             wrapper = connections[ALIAS]
             try:
                 first = self.query("SELECT 1", wrapper=wrapper)
-                # Nobody could pass if a thread held what it doesn't use.
-                all_have_queried.wait()
-                return first, self.query("SELECT 2", wrapper=wrapper)
+                with transaction.atomic(ALIAS):
+                    second = self.query("SELECT 2", wrapper=wrapper)
+                    all_are_held.wait()
+                all_are_outside.wait()
+                third = self.query("SELECT 3", wrapper=wrapper)
+                results.append((first, second, third))
             finally:
                 wrapper.close()
 
-        results = []
-        threads = [
-            threading.Thread(target=lambda: results.append(work()))
-            for _ in range(count)
-        ]
+        threads = [threading.Thread(target=work) for _ in range(count)]
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(SOON)
-        self.assertEqual(results, [((1,), (2,))] * count)
-        self.assertLessEqual(pool.stats().opened, 2)
+            thread.join(3 * SOON)
+        self.assertEqual(results, [((1,), (2,), (3,))] * count)
+        self.assertEqual(in_use, [0])
+        stats = pool.stats()
+        self.assertEqual((stats.opened, stats.timeouts, stats.in_use), (size, 0, 0))
 
     def test_the_state_of_a_wrapper_between_statements(self):
         self.query("SELECT 1")
