@@ -76,7 +76,7 @@ def parse(arguments):
         "--driver",
         action="append",
         default=[],
-        choices=[name for names in DRIVERS.values() for name in names],
+        choices=[*dict.fromkeys(name for names in DRIVERS.values() for name in names)],
         help="run with this driver only (may be repeated)",
     )
     parser.add_argument(
@@ -153,7 +153,7 @@ def django_step(variant, options):
     if options.labels:
         labels = options.labels
     else:
-        labels = [] if options.full else variant.labels()
+        labels = variant.labels(options.full)
     limit = TIME_LIMIT_FULL if options.full else TIME_LIMIT
 
     def run_variant(context):

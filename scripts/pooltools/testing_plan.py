@@ -37,11 +37,26 @@ EXTRA_LABELS = {"postgresql": ["postgres_tests"]}
 # Enough to see that another driver gets along with the pool.
 DRIVER_LABELS = ["backends", "basic", "handlers", "transactions"]
 
+# PostgreSQL behind PgBouncer in transaction mode; the pool, too, lends for a
+# transaction there. Its own tests are about sessions, which don't get through.
+PGBOUNCER = "pgbouncer"
+PGBOUNCER_LABELS = [
+    "backends.base",
+    "backends.postgresql",
+    "backends.test_ddl_references",
+    "backends.test_utils",
+    "backends.tests",
+    "basic",
+    "queries",
+    "transactions",
+]
+
 # The first of each is the one that everything is tested with.
 DRIVERS = {
     "sqlite": ["sqlite3"],
     "postgresql": ["psycopg", "psycopg2", "psycopg-python"],
     "mariadb": ["mysqlclient", "pymysql"],
+    PGBOUNCER: ["psycopg"],
 }
 DATABASES = list(DRIVERS)
 
@@ -80,8 +95,19 @@ class Variant(
     def is_primary(self):
         return self.driver == DRIVERS[self.database][0]
 
-    def labels(self):
-        """Return the labels that are run by default."""
+    @property
+    def options(self):
+        """More options of runtests.py."""
+        # PgBouncer keeps connections to a database, which so can't be cloned
+        # or dropped.
+        return ["--keepdb", "--parallel=1"] if self.database == PGBOUNCER else []
+
+    def labels(self, full=False):
+        """Return the labels to run by default, none where that's all."""
+        if self.database == PGBOUNCER:
+            return PGBOUNCER_LABELS
+        if full:
+            return []
         if not self.is_primary:
             return DRIVER_LABELS
         return [*LABELS, *EXTRA_LABELS.get(self.database, [])]
@@ -90,7 +116,8 @@ class Variant(
 def variants(databases=(), drivers=(), pools=(), lease=LEASES[0]):
     """
     Return the variants to run; an empty argument doesn't restrict. By default
-    the second and further drivers are only run with the pool.
+    the second and further drivers are only run with the pool, and PgBouncer
+    always is, with leases for transactions.
     """
     chosen = []
     for database, names in DRIVERS.items():
@@ -98,6 +125,10 @@ def variants(databases=(), drivers=(), pools=(), lease=LEASES[0]):
             if databases and database not in databases:
                 continue
             if drivers and driver not in drivers:
+                continue
+            if database == PGBOUNCER:
+                if True in (pools or (True,)):
+                    chosen.append(Variant(database, driver, True, LEASES[1]))
                 continue
             is_first = driver == names[0]
             for pool in pools or ((True, False) if is_first else (True,)):

@@ -78,6 +78,7 @@ class Runner:
             f"--settings=pool_{variant.database}",
             f"--parallel={self.parallel}",
             "--noinput",
+            *variant.options,
             *labels,
         ]
         with open(log, "wb") as stream:

@@ -33,12 +33,27 @@ class PlanTests(unittest.TestCase):
         titles = self.titles()
         self.assertEqual(titles[:2], ["patches, tree and style", "tests of the tools"])
         for database, drivers in testing_plan.DRIVERS.items():
+            if database == testing_plan.PGBOUNCER:
+                continue
             for driver in drivers:
                 name = f"{database} {driver}" if len(drivers) > 1 else database
                 self.assertIn(f"{name}, pool on", titles)
         # With the pool off, one driver is enough.
         off = [title for title in titles if title.endswith("pool off")]
-        self.assertEqual(len(off), len(testing_plan.DATABASES))
+        self.assertEqual(len(off), len(testing_plan.DATABASES) - 1)
+
+    def test_pgbouncer(self):
+        title = "pgbouncer, pool on, lease transaction"
+        self.assertIn(title, self.titles())
+        self.assertIn(title, self.titles("--full"))
+        self.assertNotIn(title, self.titles("--pool=off"))
+        self.assertEqual(self.titles("--database=pgbouncer"), [title])
+        [variant] = testing_plan.variants(["pgbouncer"])
+        # All of Django's tests is too much for it.
+        self.assertEqual(variant.labels(full=True), testing_plan.PGBOUNCER_LABELS)
+        self.assertIn("--keepdb", variant.options)
+        [variant] = testing_plan.variants(["sqlite"], pools=[True])
+        self.assertEqual((variant.labels(full=True), variant.options), ([], []))
 
     def test_options_choose(self):
         self.assertEqual(
