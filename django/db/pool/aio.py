@@ -18,17 +18,11 @@ from asgiref.sync import AsyncToSync, SyncToAsync
 from django.db import connections
 from django.db.async_routing import _pool_settings, current_block, used_wrappers
 
-from . import workers
+from . import waiting
+from .giving_back import give_back, give_back_idle, is_held, is_pinned
 from .options import PoolOptions
 from .querylog import current_logs, logging_to
-from .workers import (
-    SingleCall,
-    WorkerExecutor,
-    give_back,
-    give_back_idle,
-    is_held,
-    is_pinned,
-)
+from .workers import SingleCall, WorkerExecutor
 
 # The worker that runs the present code, and for asynchronous code the worker
 # of the sync code that called it.
@@ -102,8 +96,8 @@ async def run(func, /, *args, **kwargs):
     if (hold := _own_hold()) is not None:
         return await hold.run(func, *args, **kwargs)
     await give_back_before_waiting()
-    await workers.line.enter(*_limits())
-    executor = SingleCall(on_release=workers.line.leave)
+    await waiting.line.enter(*_limits())
+    executor = SingleCall(on_release=waiting.line.leave)
     return await _run_on(executor, func, args, kwargs)
 
 
@@ -184,8 +178,8 @@ class Hold:
             outer.users += 1
             return self
         await give_back_before_waiting()
-        await workers.line.enter(*_limits())
-        self.executor = WorkerExecutor(on_release=workers.line.leave)
+        await waiting.line.enter(*_limits())
+        self.executor = WorkerExecutor(on_release=waiting.line.leave)
         alive = [held for held in _holds.get() if _is_alive(held)]
         _holds.set((*alive, ref(self)))
         return self

@@ -21,8 +21,9 @@ from django.db.async_routing import current_block, is_concurrent, used_wrappers
 from django.db.transaction import TransactionManagementError
 
 from .aio import Hold, is_bound, thread_sensitive_executor
+from .giving_back import give_back_idle
 from .querylog import current_logs, logging_to
-from .workers import Job, Operation, give_back_idle
+from .workers import Job, Operation
 
 
 class _Thread:

@@ -4,7 +4,7 @@ from django.db import NotSupportedError, connections
 from django.db.async_routing import is_concurrent
 
 from .aio import Hold
-from .workers import give_back_idle
+from .giving_back import give_back_idle
 
 # Rows that are read at a time while iterating.
 CHUNK_SIZE = 100

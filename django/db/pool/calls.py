@@ -62,7 +62,7 @@ def _is_thread_sensitive(item):
 
 
 def _end(borrower):
-    from .workers import close, is_held, is_pinned
+    from .giving_back import close, is_held, is_pinned
 
     wrapper = borrower and borrower.wrapper()
     if wrapper is not None and is_held(wrapper) and not is_pinned(wrapper):

@@ -9,8 +9,9 @@ from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 from django.db.async_routing import is_concurrent
 
 from . import registry
+from .giving_back import give_back_idle
 from .querylog import new_logs
-from .workers import SingleCall, WorkerExecutor, give_back_idle
+from .workers import SingleCall, WorkerExecutor
 
 
 def request_context():

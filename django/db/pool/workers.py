@@ -5,7 +5,6 @@ They know nothing of transactions or of where a function should run: they run
 what they're given and give back the connections that it borrowed.
 """
 
-import asyncio
 import atexit
 import itertools
 import logging
@@ -13,14 +12,13 @@ import os
 import queue
 import threading
 import time
-from collections import deque
 from concurrent.futures import Executor, Future
 
 from django.db import InterfaceError, connections
 from django.db.async_routing import _pool_settings
 
 from . import registry
-from .exceptions import PoolFull, PoolTimeout
+from .giving_back import give_back_all
 from .querylog import logging_to
 
 logger = logging.getLogger("django.db.pool")
@@ -31,22 +29,6 @@ MAX_IDLE = 30.0
 EXIT_TIMEOUT = 2.0
 
 
-def is_pinned(wrapper):
-    """
-    Return whether what's done next must be done with the same connection of
-    a wrapper.
-    """
-    return (
-        wrapper.in_atomic_block
-        or bool(wrapper.execute_wrappers)
-        or bool(wrapper.force_debug_cursor)
-        or (
-            wrapper.connection is not None
-            and wrapper.autocommit != wrapper.settings_dict["AUTOCOMMIT"]
-        )
-    )
-
-
 def interrupts():
     """Return whether any database's queries are canceled on the server."""
     for settings_dict in connections.settings.values():
@@ -54,57 +36,6 @@ def interrupts():
         if isinstance(options, dict) and options.get("cancel_queries"):
             return True
     return False
-
-
-def give_back_idle():
-    """
-    Give back the connections of this thread, as far as nobody relies on them.
-    """
-    for wrapper in connections.all(initialized_only=True):
-        if wrapper.connection is not None and not is_pinned(wrapper):
-            close(wrapper)
-
-
-def give_back_all():
-    """
-    Give back all connections of this thread, whatever state they're in: who
-    used them has ended.
-    """
-    for wrapper in connections.all(initialized_only=True):
-        if wrapper.connection is None:
-            continue
-        stuck = wrapper.in_atomic_block or wrapper.execute_wrappers
-        try:
-            close(wrapper)
-        finally:
-            if stuck:
-                # Whoever left it so will never put it right.
-                del connections[wrapper.alias]
-
-
-def is_held(wrapper):
-    """Return whether a wrapper holds a connection of a pool."""
-    return wrapper._borrower is not None and wrapper._borrower.lease is not None
-
-
-def close(wrapper):
-    """Give a connection back. Without a pool, CONN_MAX_AGE decides."""
-    try:
-        if is_held(wrapper):
-            wrapper.close()
-        else:
-            wrapper.close_if_unusable_or_obsolete()
-    except Exception as e:
-        logger.debug("Giving back a connection of a worker: %s", e)
-
-
-def give_back(wrapper):
-    """
-    Give back a connection that belongs to this thread, although an event loop
-    runs in it. No query is needed for that.
-    """
-    if not is_pinned(wrapper):
-        wrapper._borrower.give_back(wrapper)
 
 
 class Job:
@@ -374,105 +305,13 @@ def _nothing():
     pass
 
 
-class _Place:
-    """A place in the line. Whoever serves it sets served, under the lock."""
-
-    __slots__ = ("loop", "future", "served")
-
-    def __init__(self, loop):
-        self.loop = loop
-        self.future = loop.create_future()
-        self.served = False
-
-    def wake(self):
-        """Return whether anybody is there to be woken."""
-        try:
-            self.loop.call_soon_threadsafe(self._wake)
-        except RuntimeError:
-            # Its event loop has been closed.
-            return False
-        return True
-
-    def _wake(self):
-        if not self.future.done():
-            self.future.set_result(None)
-
-
-class Line:
-    """
-    Bounds how much is done at a time. Tasks of all event loops wait in line,
-    and are served in order.
-    """
-
-    def __init__(self):
-        # Held for a few bytecodes.
-        self.lock = threading.Lock()
-        self.places = deque()
-        self.inside = 0
-
-    async def enter(self, limit, timeout, max_waiting):
-        """
-        Wait until there are fewer than limit inside.
-
-        Raise PoolTimeout after timeout seconds, and PoolFull if max_waiting
-        others wait.
-        """
-        with self.lock:
-            if self.inside < limit and not self.places:
-                self.inside += 1
-                return
-            if max_waiting is not None and len(self.places) >= max_waiting:
-                raise PoolFull(
-                    f"{max_waiting} operations wait for a worker already, which is "
-                    f"max_waiting. {self.inside} are running."
-                )
-            place = _Place(asyncio.get_running_loop())
-            self.places.append(place)
-        try:
-            # Not asyncio.timeout(): it would cancel the task.
-            await asyncio.wait([place.future], timeout=timeout)
-        except BaseException:
-            self._leave_place(place)
-            raise
-        if not place.future.done() and self._leave_place(place, keep=True):
-            raise PoolTimeout(
-                f"No worker was free within {timeout:g} s: {self.inside} operations "
-                f"are running, {len(self.places)} are waiting."
-            )
-
-    def _leave_place(self, place, keep=False):
-        """
-        Give up a place. If it was served just before, keep says whether to
-        keep what was got. Return whether it wasn't served.
-        """
-        with self.lock:
-            if not place.served:
-                self.places.remove(place)
-                return True
-        if not keep:
-            self.leave()
-        return False
-
-    def leave(self):
-        """Let the next one in."""
-        with self.lock:
-            while self.places:
-                place = self.places.popleft()
-                place.served = True
-                if place.wake():
-                    return
-            self.inside -= 1
-
-
 workers = _Workers()
-line = Line()
 
 
 def _forget():
     """After a fork, in the child: there are no workers."""
-    global workers, line
+    global workers
     workers = _Workers()
-    line = Line()
 
 
 if hasattr(os, "register_at_fork"):

@@ -7,7 +7,7 @@ from unittest import mock
 from backends.models import Square
 
 from django.db import async_routing, connections
-from django.db.pool import workers
+from django.db.pool import waiting, workers
 
 from .utils import ALIAS, SOON, PooledTestCase
 
@@ -25,7 +25,7 @@ class AsyncPoolTestCase(PooledTestCase):
         # Those of other tests know this alias with other settings.
         self.workers = workers._Workers()
         self.enterContext(mock.patch.object(workers, "workers", self.workers))
-        self.enterContext(mock.patch.object(workers, "line", workers.Line()))
+        self.enterContext(mock.patch.object(waiting, "line", waiting.Line()))
         self.addCleanup(self.workers.stop)
         # The option of any database counts.
         others = {

@@ -8,7 +8,7 @@ from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from backends.models import Square
 
 from django.db import async_routing, connections, transaction
-from django.db.pool import PoolFull, PoolTimeout, workers
+from django.db.pool import PoolFull, PoolTimeout, waiting
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
@@ -122,7 +122,7 @@ class OperationTests(AsyncPoolTestCase):
 
     def test_waiter_cancelled_when_it_was_served(self):
         async def main():
-            line = workers.Line()
+            line = waiting.Line()
             await line.enter(1, SOON, None)
             tasks = [asyncio.create_task(line.enter(1, SOON, None)) for _ in range(2)]
             await asyncio.sleep(0)

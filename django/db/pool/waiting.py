@@ -1,0 +1,116 @@
+"""
+The line in which asynchronous operations wait for a worker.
+
+It bounds how many of them there are. The event loop goes on meanwhile: a
+place in the line is a task that awaits, not a thread.
+"""
+
+import asyncio
+import os
+import threading
+from collections import deque
+
+from .exceptions import PoolFull, PoolTimeout
+
+
+class _Place:
+    """A place in the line. Whoever serves it sets served, under the lock."""
+
+    __slots__ = ("loop", "future", "served")
+
+    def __init__(self, loop):
+        self.loop = loop
+        self.future = loop.create_future()
+        self.served = False
+
+    def wake(self):
+        """Return whether anybody is there to be woken."""
+        try:
+            self.loop.call_soon_threadsafe(self._wake)
+        except RuntimeError:
+            # Its event loop has been closed.
+            return False
+        return True
+
+    def _wake(self):
+        if not self.future.done():
+            self.future.set_result(None)
+
+
+class Line:
+    """
+    Bounds how much is done at a time. Tasks of all event loops wait in line,
+    and are served in order.
+    """
+
+    def __init__(self):
+        # Held for a few bytecodes.
+        self.lock = threading.Lock()
+        self.places = deque()
+        self.inside = 0
+
+    async def enter(self, limit, timeout, max_waiting):
+        """
+        Wait until there are fewer than limit inside.
+
+        Raise PoolTimeout after timeout seconds, and PoolFull if max_waiting
+        others wait.
+        """
+        with self.lock:
+            if self.inside < limit and not self.places:
+                self.inside += 1
+                return
+            if max_waiting is not None and len(self.places) >= max_waiting:
+                raise PoolFull(
+                    f"{max_waiting} operations wait for a worker already, which is "
+                    f"max_waiting. {self.inside} are running."
+                )
+            place = _Place(asyncio.get_running_loop())
+            self.places.append(place)
+        try:
+            # Not asyncio.timeout(): it would cancel the task.
+            await asyncio.wait([place.future], timeout=timeout)
+        except BaseException:
+            self._leave_place(place)
+            raise
+        if not place.future.done() and self._leave_place(place, keep=True):
+            raise PoolTimeout(
+                f"No worker was free within {timeout:g} s: {self.inside} operations "
+                f"are running, {len(self.places)} are waiting."
+            )
+
+    def _leave_place(self, place, keep=False):
+        """
+        Give up a place. If it was served just before, keep says whether to
+        keep what was got. Return whether it wasn't served.
+        """
+        with self.lock:
+            if not place.served:
+                self.places.remove(place)
+                return True
+        if not keep:
+            self.leave()
+        return False
+
+    def leave(self):
+        """Let the next one in."""
+        with self.lock:
+            while self.places:
+                place = self.places.popleft()
+                place.served = True
+                if place.wake():
+                    return
+            self.inside -= 1
+
+
+line = Line()
+
+
+def _forget():
+    """After a fork, in the child: nothing is running."""
+    global line
+    line = Line()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
