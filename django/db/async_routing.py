@@ -22,6 +22,9 @@ used_wrappers = ContextVar("used_wrappers", default=())
 # The innermost asynchronous atomic block that the present code is in, or in
 # which its task was started.
 current_block = ContextVar("current_block", default=None)
+# What a worker runs that the present code is part of. For asynchronous code
+# that's what the sync code is part of that called it.
+current_operation = ContextVar("current_operation", default=None)
 
 
 def _pool_settings(settings_dict):

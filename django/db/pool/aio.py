@@ -11,24 +11,29 @@ import contextlib
 import threading
 from contextvars import ContextVar
 from itertools import islice
-from weakref import ref
+from weakref import WeakSet, ref
 
 from asgiref.sync import AsyncToSync, SyncToAsync
 
 from django.db import connections
-from django.db.async_routing import _pool_settings, current_block, used_wrappers
+from django.db.async_routing import (
+    _pool_settings,
+    current_block,
+    current_operation,
+    used_wrappers,
+)
 
 from . import waiting
 from .giving_back import give_back, give_back_idle, is_held, is_pinned
 from .options import PoolOptions
+from .pool import resize_listeners
 from .querylog import current_logs, logging_to
 from .workers import SingleCall, WorkerExecutor
 
-# The worker that runs the present code, and for asynchronous code the worker
-# of the sync code that called it.
-_operation = ContextVar("operation", default=None)
 # What the present code holds until it's done with it.
 _holds = ContextVar("holds", default=())
+# Pools whose max_size may be another than that of their settings.
+_resized = WeakSet()
 # (alias, engine, name) -> whether a pool is possible.
 _can_pool = {}
 
@@ -47,7 +52,7 @@ def is_bound():
     for used in used_wrappers.get():
         if (wrapper := used()) is not None and is_pinned(wrapper):
             return True
-    operation = _operation.get()
+    operation = current_operation.get()
     return (operation is not None and operation.running) or not _can_all_pool()
 
 
@@ -78,15 +83,28 @@ def _limits():
     size = 0
     timeout = 0.0
     max_waiting = None
-    defaults = PoolOptions.__dataclass_fields__
-    for settings_dict in connections.settings.values():
+    for alias, settings_dict in connections.settings.items():
         options = _pool_settings(settings_dict)
         if isinstance(options, dict) and options.get("concurrent_async"):
-            size += options.get("max_size", defaults["max_size"].default)
-            timeout = max(timeout, options.get("timeout", defaults["timeout"].default))
+            pool = connections[alias].pool if _resized else None
+            size += pool.max_size if pool else _option(options, "max_size")
+            timeout = max(timeout, _option(options, "timeout"))
             if (waiting := options.get("max_waiting")) is not None:
                 max_waiting = (max_waiting or 0) + waiting
     return size, timeout, max_waiting
+
+
+def _option(options, name):
+    return options.get(name, PoolOptions.__dataclass_fields__[name].default)
+
+
+def _follow_size(pool):
+    """Have the line follow a pool that was resized."""
+    _resized.add(pool)
+    waiting.line.set_limit(_limits()[0])
+
+
+resize_listeners.append(_follow_size)
 
 
 async def run(func, /, *args, **kwargs):
@@ -96,31 +114,36 @@ async def run(func, /, *args, **kwargs):
     if (hold := _own_hold()) is not None:
         return await hold.run(func, *args, **kwargs)
     await give_back_before_waiting()
-    await waiting.line.enter(*_limits())
+    waited = await waiting.line.enter(*_limits())
     executor = SingleCall(on_release=waiting.line.leave)
-    return await _run_on(executor, func, args, kwargs)
+    return await _run_on(executor, _Operation(func, waited), args, kwargs)
 
 
-async def _run_on(executor, func, args, kwargs):
-    operation = _Operation(func)
+async def _run_on(executor, operation, args, kwargs):
     return await SyncToAsync(operation, thread_sensitive=False, executor=executor)(
         *args, **kwargs
     )
 
 
 class _Operation:
-    """A function, and whether it's being run."""
+    """
+    A function, and whether it's being run.
 
-    __slots__ = ("func", "running", "logs")
+    waited: seconds spent on waiting for the worker. The connection that's
+        borrowed first has to come that much sooner.
+    """
 
-    def __init__(self, func):
+    __slots__ = ("func", "running", "waited", "logs")
+
+    def __init__(self, func, waited=0.0):
         self.func = func
         self.running = False
+        self.waited = waited
         self.logs = current_logs()
 
     def __call__(self, *args, **kwargs):
         self.running = True
-        token = _operation.set(self)
+        token = current_operation.set(self)
         used = used_wrappers.set(())
         try:
             if self.logs is None:
@@ -129,7 +152,7 @@ class _Operation:
                 return self.func(*args, **kwargs)
         finally:
             self.running = False
-            _operation.reset(token)
+            current_operation.reset(token)
             used_wrappers.reset(used)
 
 
@@ -166,6 +189,8 @@ class Hold:
         self.task = None
         self.is_over = False
         self.outer = None
+        # Seconds spent on waiting for the worker, until something has run.
+        self.waited = 0.0
         # Holds that use this one's worker, itself included.
         self.users = 1
 
@@ -178,7 +203,7 @@ class Hold:
             outer.users += 1
             return self
         await give_back_before_waiting()
-        await waiting.line.enter(*_limits())
+        self.waited = await waiting.line.enter(*_limits())
         self.executor = WorkerExecutor(on_release=waiting.line.leave)
         alive = [held for held in _holds.get() if _is_alive(held)]
         _holds.set((*alive, ref(self)))
@@ -189,7 +214,12 @@ class Hold:
             return await self.outer.run(func, *args, **kwargs)
         if self.executor is None:
             return await SyncToAsync(func)(*args, **kwargs)
-        return await _run_on(self.executor, func, args, kwargs)
+        return await _run_on(self.executor, self.operation(func), args, kwargs)
+
+    def operation(self, func):
+        """Return a function as an operation that this hold's worker runs."""
+        waited, self.waited = self.waited, 0.0
+        return _Operation(func, waited)
 
     def end(self, last=None):
         """

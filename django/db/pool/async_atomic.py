@@ -223,8 +223,11 @@ class Block(Executor):
 
     async def begin(self):
         future = Future()
+        enter = self._enter
+        if self.outer is None and self.thread.hold is not None:
+            enter = self.thread.hold.operation(enter)
         # Its own, so that what sync code notes doesn't outlive the block.
-        run = partial(copy_context().run, self._enter)
+        run = partial(copy_context().run, enter)
         outer = self.level.outer
         self.thread.put(outer, Job(future, run), opens=self.level)
         canceled = None

@@ -10,7 +10,7 @@ import threading
 import weakref
 from contextlib import contextmanager
 
-from django.db.async_routing import note
+from django.db.async_routing import current_operation, note
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.pooling import SHORTEST_LIMIT, count_references
 from django.db.backends.utils import CursorWrapper
@@ -118,11 +118,10 @@ class Borrower:
         """Give a wrapper without a connection one of the pool's."""
         if self.lease is not None:
             self.drop(wrapper)
-        if self.tells:
-            self._tell(wrapper)
         pool = self.pool
+        deadline = self._tell(wrapper) if self.tells else None
         owner = self.holding if self.leak_warning is None else Holder(self.holding)
-        lease = pool.acquire(None, owner)
+        lease = pool.acquire(None, owner, deadline)
         while (connection := (slot := lease.cell[0]).connection) is not None:
             self.lease = lease
             self.is_borrowing = True
@@ -145,11 +144,19 @@ class Borrower:
         self._open(wrapper, lease)
 
     def _tell(self, wrapper):
-        """Tell those who want to know that a connection is borrowed."""
-        if self.is_noted:
-            note(wrapper)
+        """
+        Tell those who want to know that a connection is borrowed. Return the
+        deadline for that if it isn't the pool's timeout.
+        """
         if self.in_executor:
             calls.end_with_call(self)
+        if self.is_noted:
+            note(wrapper)
+            operation = current_operation.get()
+            if operation is not None and operation.waited:
+                waited, operation.waited = operation.waited, 0.0
+                return self.pool.now() + self.pool.timeout - waited
+        return None
 
     def borrow_again(self, wrapper):
         """

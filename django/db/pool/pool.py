@@ -74,6 +74,10 @@ class _Waiter(Waiter):
         self.wake.acquire()
 
 
+# Called with a pool after it was resized.
+resize_listeners = []
+
+
 class ConnectionPool(UpkeepMixin):
     """
     The connections that a process keeps to one database.
@@ -599,6 +603,8 @@ class ConnectionPool(UpkeepMixin):
             self._wake()
         self.close_condemned()
         maintenance.wake()
+        for listener in resize_listeners:
+            listener(self)
 
     def stats(self):
         """Return a PoolStats, what the pool looks like and has done."""

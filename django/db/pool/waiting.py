@@ -8,6 +8,7 @@ place in the line is a task that awaits, not a thread.
 import asyncio
 import os
 import threading
+import time
 from collections import deque
 
 from .exceptions import PoolFull, PoolTimeout
@@ -43,23 +44,28 @@ class Line:
     and are served in order.
     """
 
-    def __init__(self):
+    def __init__(self, clock=time.monotonic):
         # Held for a few bytecodes.
         self.lock = threading.Lock()
         self.places = deque()
         self.inside = 0
+        # How many may be inside.
+        self.limit = 0
+        self._clock = clock
 
     async def enter(self, limit, timeout, max_waiting):
         """
-        Wait until there are fewer than limit inside.
+        Wait until there are fewer than limit inside. Return for how many
+        seconds that was.
 
         Raise PoolTimeout after timeout seconds, and PoolFull if max_waiting
         others wait.
         """
         with self.lock:
+            self.limit = limit
             if self.inside < limit and not self.places:
                 self.inside += 1
-                return
+                return 0.0
             if max_waiting is not None and len(self.places) >= max_waiting:
                 raise PoolFull(
                     f"{max_waiting} operations wait for a worker already, which is "
@@ -67,6 +73,7 @@ class Line:
                 )
             place = _Place(asyncio.get_running_loop())
             self.places.append(place)
+        begun = self._clock()
         try:
             # Not asyncio.timeout(): it would cancel the task.
             await asyncio.wait([place.future], timeout=timeout)
@@ -78,6 +85,13 @@ class Line:
                 f"No worker was free within {timeout:g} s: {self.inside} operations "
                 f"are running, {len(self.places)} are waiting."
             )
+        return self._clock() - begun
+
+    def set_limit(self, limit):
+        """Change how many may be inside, for those who wait already."""
+        with self.lock:
+            self.limit = limit
+            self._serve()
 
     def _leave_place(self, place, keep=False):
         """
@@ -95,12 +109,16 @@ class Line:
     def leave(self):
         """Let the next one in."""
         with self.lock:
-            while self.places:
-                place = self.places.popleft()
-                place.served = True
-                if place.wake():
-                    return
             self.inside -= 1
+            self._serve()
+
+    def _serve(self):
+        """Let in as many as may be, with the lock held."""
+        while self.places and self.inside < self.limit:
+            place = self.places.popleft()
+            place.served = True
+            if place.wake():
+                self.inside += 1
 
 
 line = Line()

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from unittest import mock
 
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from backends.models import Square
@@ -13,7 +14,7 @@ from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
 from .async_utils import AsyncPoolTestCase
-from .utils import ALIAS, SOON, wait_until
+from .utils import ALIAS, SOON, FakeClock, wait_until
 
 
 class OperationTests(AsyncPoolTestCase):
@@ -80,6 +81,119 @@ class OperationTests(AsyncPoolTestCase):
 
         asyncio.run(main())
         self.assertEqual(self.roots(), [2])
+
+    def check_one_deadline(self, use):
+        """Wait for a worker, and then for a connection that doesn't come."""
+        self.use_pool(max_size=1, timeout=2 * SOON)
+        clock = FakeClock()
+        self.enterContext(mock.patch.object(waiting, "line", waiting.Line(clock)))
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        async def main():
+            hold = async_routing.sync_to_async(lambda: go_on.wait(SOON))
+            tasks = [asyncio.create_task(function()) for function in (hold, use)]
+            await asyncio.sleep(0)
+            self.assertEqual(len(waiting.line.places), 1)
+            # The time that there was is used up when the worker comes.
+            clock.advance(2 * SOON)
+            go_on.set()
+            # Later than that if waiting for the connection began anew.
+            async with asyncio.timeout(SOON):
+                with self.assertRaisesMessage(PoolTimeout, "had no connection"):
+                    await tasks[1]
+
+        pool = self.wrapper.pool
+        lease = pool.acquire()
+        asyncio.run(main())
+        pool.failed(lease, None)
+        # The next operation has all the time again.
+        asyncio.run(self.add(1))
+        self.assertEqual(self.roots(), [1])
+
+    def test_one_deadline_for_the_worker_and_its_connection(self):
+        self.check_one_deadline(self.squares.acount)
+
+    def test_one_deadline_of_an_iteration(self):
+        async def use():
+            async for square in self.squares.aiterator():
+                pass
+
+        self.check_one_deadline(use)
+
+    def test_one_deadline_of_an_atomic_block(self):
+        async def use():
+            async with transaction.atomic(using=ALIAS):
+                pass
+
+        self.check_one_deadline(use)
+
+    async def test_time_waited_for_a_worker_counts_once(self):
+        pool = self.wrapper.pool
+        deadlines = []
+
+        def borrow_twice():
+            for _ in range(2):
+                now = pool.now()
+                wrapper = connections[ALIAS]
+                self.query("SELECT 1", wrapper=wrapper)
+                deadline = wrapper._borrower.lease.deadline
+                deadlines.append(deadline and deadline - now)
+                wrapper.close()
+
+        # Opens the connection, which is idle then.
+        await self.squares.acount()
+        with mock.patch.object(waiting.line, "enter", mock.AsyncMock(return_value=4)):
+            await async_routing.sync_to_async(borrow_twice)()
+        self.assertAlmostEqual(deadlines[0], SOON - 4, delta=1)
+        self.assertIsNone(deadlines[1])
+
+    def test_line_follows_a_resize(self):
+        self.use_pool(max_size=1)
+        pool = self.wrapper.pool
+        begun = [threading.Event() for _ in range(3)]
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        def operation(number):
+            begun[number].set()
+            go_on.wait(SOON)
+
+        async def main():
+            operate = async_routing.sync_to_async(operation)
+            tasks = [asyncio.create_task(operate(number)) for number in range(3)]
+            await asyncio.sleep(0)
+            self.assertEqual(waiting.line.inside, 1)
+            # Who waits already is let in.
+            pool.resize(max_size=2)
+            for number in range(2):
+                self.assertIs(await asyncio.to_thread(begun[number].wait, SOON), True)
+            self.assertEqual(waiting.line.inside, 2)
+            # So is who comes later, and fewer are if it shrinks again.
+            pool.resize(max_size=3)
+            self.assertIs(await asyncio.to_thread(begun[2].wait, SOON), True)
+            pool.resize(max_size=1)
+            tasks += [asyncio.create_task(self.add(root)) for root in range(5)]
+            await asyncio.sleep(0)
+            self.assertEqual(len(waiting.line.places), 5)
+            go_on.set()
+            await asyncio.gather(*tasks)
+
+        asyncio.run(main())
+        self.assertEqual(self.roots(), list(range(5)))
+
+    async def test_fewer_are_let_in_after_shrinking(self):
+        line = waiting.Line()
+        for _ in range(2):
+            await line.enter(2, SOON, None)
+        task = asyncio.create_task(line.enter(2, SOON, None))
+        await asyncio.sleep(0)
+        line.set_limit(1)
+        line.leave()
+        self.assertEqual((line.inside, len(line.places)), (1, 1))
+        line.leave()
+        await task
+        self.assertEqual((line.inside, len(line.places)), (1, 0))
 
     def test_max_waiting(self):
         self.use_pool(max_size=1, max_waiting=1)
