@@ -63,6 +63,19 @@ def sync_to_async(func):
     return partial(aio.run, func)
 
 
+def cache_to_async(method, thread_sensitive):
+    """
+    Like asgiref's, for methods of caches. Only those of a DatabaseCache are
+    known to need nothing of their thread but its connections.
+    """
+    if is_concurrent():
+        from django.core.cache.backends.db import BaseDatabaseCache
+
+        if isinstance(method.__self__, BaseDatabaseCache):
+            return sync_to_async(method)
+    return sync.sync_to_async(method, thread_sensitive=thread_sensitive)
+
+
 def note(wrapper):
     """Remember that a wrapper is used by the present code."""
     if is_concurrent():
