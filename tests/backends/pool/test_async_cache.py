@@ -3,6 +3,8 @@
 import asyncio
 import threading
 
+from asgiref.sync import sync_to_async
+
 from django.core.cache.backends.db import DatabaseCache
 from django.core.cache.backends.locmem import LocMemCache
 from django.core.management import call_command
@@ -75,6 +77,10 @@ class CacheTests(AsyncPoolTestCase):
         asyncio.run(main())
         return len(set(self.cache.threads))
 
+    def forget(self):
+        connections[ALIAS].close()
+        del connections[ALIAS]
+
     def test_operations_of_one_task_run_at_the_same_time(self):
         self.cache.barrier = threading.Barrier(3)
         self.assertEqual(self.get_at_once(3), 3)
@@ -116,5 +122,7 @@ class CacheTests(AsyncPoolTestCase):
 
     def test_without_the_option(self):
         self.use_pool(concurrent_async=False)
+        # asgiref's thread goes on to hold a connection.
+        self.addCleanup(lambda: asyncio.run(sync_to_async(self.forget)()))
         self.assertEqual(self.get_at_once(3), 1)
         self.assertNotIn("django-db-worker", self.cache.threads[0].name)
