@@ -51,31 +51,38 @@ class AsyncCursor:
             if self.hold.executor is not None and self.hold.users == 1:
                 give_back_idle()
 
+    def _call(self, name, *args):
+        result = getattr(self.cursor, name)(*args)
+        # Drivers return their cursor here. The futures that carry results may
+        # outlive the lease, and a connection to which somebody refers is
+        # closed.
+        return None if name in ("execute", "executemany") else result
+
     async def execute(self, sql, params=None):
         """Run a statement. Return the cursor."""
-        await self.hold.run(self.cursor.execute, sql, params)
+        await self.hold.run(self._call, "execute", sql, params)
         return self
 
     async def executemany(self, sql, param_list):
         """Run a statement once for each of several sequences of parameters."""
-        await self.hold.run(self.cursor.executemany, sql, param_list)
+        await self.hold.run(self._call, "executemany", sql, param_list)
         return self
 
     async def callproc(self, procname, params=None, kparams=None):
         """Call a stored procedure."""
-        return await self.hold.run(self.cursor.callproc, procname, params, kparams)
+        return await self.hold.run(self._call, "callproc", procname, params, kparams)
 
     async def fetchone(self):
         """Return the next row, None if there's none."""
-        return await self.hold.run(self.cursor.fetchone)
+        return await self.hold.run(self._call, "fetchone")
 
     async def fetchmany(self, size=CHUNK_SIZE):
         """Return the next rows, as many as there are up to a number."""
-        return await self.hold.run(self.cursor.fetchmany, size)
+        return await self.hold.run(self._call, "fetchmany", size)
 
     async def fetchall(self):
         """Return the rows that are left."""
-        return await self.hold.run(self.cursor.fetchall)
+        return await self.hold.run(self._call, "fetchall")
 
     async def __aiter__(self):
         while rows := await self.fetchmany():

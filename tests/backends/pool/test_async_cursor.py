@@ -25,6 +25,21 @@ class CursorTests(AsyncPoolTestCase):
             self.assertEqual(rows, list(range(4, 300)))
             self.assertEqual(list(await cursor.fetchall()), [])
         self.assertEqual(self.in_use(), 0)
+        self.assertEqual(self.stats().closed, {})
+
+    async def test_connection_is_kept_whatever_comes_last(self):
+        methods = {
+            "execute": ["SELECT 1"],
+            "fetchone": [],
+            "fetchmany": [],
+            "fetchall": [],
+        }
+        for name, args in methods.items():
+            with self.subTest(name):
+                async with connections[ALIAS].acursor() as cursor:
+                    await cursor.execute("SELECT 1")
+                    await getattr(cursor, name)(*args)
+                self.assertEqual(self.stats().closed, {})
 
     def test_queries_of_the_same_task_need_no_other_worker(self):
         self.use_pool(max_size=1, timeout=1)
