@@ -71,7 +71,8 @@ def cache_to_async(method, thread_sensitive):
     if is_concurrent():
         from django.core.cache.backends.db import BaseDatabaseCache
 
-        if isinstance(method.__self__, BaseDatabaseCache):
+        # It may have been replaced, by a test for one.
+        if isinstance(getattr(method, "__self__", None), BaseDatabaseCache):
             return sync_to_async(method)
     return sync.sync_to_async(method, thread_sensitive=thread_sensitive)
 

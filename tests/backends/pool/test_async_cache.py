@@ -126,3 +126,8 @@ class CacheTests(AsyncPoolTestCase):
         self.addCleanup(lambda: asyncio.run(sync_to_async(self.forget)()))
         self.assertEqual(self.get_at_once(3), 1)
         self.assertNotIn("django-db-worker", self.cache.threads[0].name)
+
+    def test_methods_may_be_replaced(self):
+        """What they are replaced by needn't be a method."""
+        self.cache.get = lambda key, default=None, version=None: key
+        self.assertEqual(asyncio.run(self.cache.aget("key")), "key")
