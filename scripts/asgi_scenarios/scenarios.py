@@ -11,6 +11,8 @@ from .client import BrokenAnswer, get, get_and_leave
 
 # Seconds after which a client gives up on an answer.
 PATIENCE = 60.0
+# Seconds after which it takes an answer for broken that doesn't go on.
+STALLED = 2.0
 # Seconds within which a site is quiet after the last request.
 QUIET = 20.0
 # Seconds within which a session that was closed is gone.
@@ -94,10 +96,12 @@ async def cancel(site, name, number):
 
 
 async def broken(site, name, number):
-    # A server may end the connection properly, though what it sent isn't all.
+    # A server may end the connection properly, though what it sent isn't all,
+    # or, as daphne does, not at all.
     try:
-        status, body = await get(site.port, f"/{name}/")
-    except BrokenAnswer:
+        async with asyncio.timeout(STALLED):
+            status, body = await get(site.port, f"/{name}/")
+    except (BrokenAnswer, TimeoutError):
         return
     if status == 200 and "Item 16\n" in body:
         raise WrongAnswer("The answer is complete.")
