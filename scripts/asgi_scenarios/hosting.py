@@ -1,6 +1,5 @@
 """The site, served by an ASGI server in a process group of its own."""
 
-import http.client
 import json
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from pooltools import ToolError
 from pooltools.processes import (
+    answers,
     free_port,
     run,
     start_logged,
@@ -74,14 +74,7 @@ class Site:
             raise ToolError("The site doesn't answer. Its log:", tail(self.log))
 
     def is_ready(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/statistics/")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        return answers(self.port, "/statistics/")
 
     def end(self):
         """Ask it to end. Return whether it did."""

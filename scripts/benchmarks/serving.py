@@ -1,6 +1,5 @@
 """A site under load: its process, its tables, and wrk."""
 
-import http.client
 import json
 import re
 import shutil
@@ -8,6 +7,7 @@ import signal
 
 from pooltools import ToolError, packages
 from pooltools.processes import (
+    answers,
     free_port,
     run,
     start_logged,
@@ -87,14 +87,7 @@ class Site:
             raise ToolError("The site doesn't answer. Its log:", tail(self.log))
 
     def is_ready(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=5)
-        try:
-            connection.request("GET", "/ready/")
-            return connection.getresponse().status == 200
-        except (OSError, http.client.HTTPException):
-            return False
-        finally:
-            connection.close()
+        return answers(self.port, "/ready/")
 
     def stop(self):
         if self.process is not None:

@@ -1,6 +1,7 @@
 """Start processes that end with us, and wait for them without hanging."""
 
 import collections
+import http.client
 import os
 import pwd
 import shutil
@@ -160,3 +161,15 @@ def private_directory(prefix, account):
 def open_to_all(path):
     path = Path(path).resolve()
     return all(p.is_dir() and p.stat().st_mode & 0o001 for p in (path, *path.parents))
+
+
+def answers(port, path):
+    """Return whether a site on this machine answers a request with 200."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
