@@ -43,6 +43,7 @@ def borrower_for(wrapper):
     borrower.reset_always = pool.options.reset not in ("auto", "never")
     borrower.leak_warning = pool.options.leak_warning
     borrower.policy = POLICIES[pool.options.lease]
+    borrower.policy.prepare()
     borrower.per_statement = borrower.asks_why = borrower.policy.per_statement
     borrower.report_pins = pool.options.report_pins
     borrower.is_noted = pool.options.concurrent_async
@@ -80,6 +81,8 @@ class Borrower:
             self.settings["TEST"] = wrapper.settings_dict["TEST"]
         self.timezone_name = wrapper.timezone_name
         self.autocommit = wrapper.settings_dict["AUTOCOMMIT"]
+        # What the wrapper got with the last connection, see Session.
+        self.attributes = None
         self.thread = threading.current_thread()
         # For messages. The pool must not hold the borrower itself: it would
         # never be found to be dead.
@@ -122,13 +125,16 @@ class Borrower:
         deadline = self._tell(wrapper) if self.tells else None
         owner = self.holding if self.leak_warning is None else Holder(self.holding)
         lease = pool.acquire(None, owner, deadline)
-        while (connection := (slot := lease.cell[0]).connection) is not None:
+        while (connection := (slot := lease._slot).connection) is not None:
             self.lease = lease
             self.is_borrowing = True
             wrapper.connection = connection
             wrapper.autocommit = self.autocommit
-            if (session := slot.session).attributes:
-                wrapper.__dict__.update(session.attributes)
+            session = slot.session
+            if (attributes := session.attributes) is not self.attributes:
+                self.attributes = attributes
+                if attributes:
+                    wrapper.__dict__.update(attributes)
             self.traces = 0
             self.interrupted = False
             if self.trusting and ((probe := session.probe) is None or not probe()):
@@ -228,13 +234,15 @@ class Borrower:
         """Give a wrapper's connection back, fit for the next borrower."""
         pool = self.pool
         lease = self.lease
-        if self.policy.per_statement:
+        if self.per_statement:
             self.policy.end(self, wrapper)
         clean = dirty = False
         try:
             if self.handles:
                 self._end_handles()
-            if lease.cell and (slot := lease.cell[0]).connection is wrapper.connection:
+            # Fails if somebody else has ended the lease.
+            slot = lease._slot
+            if slot.connection is wrapper.connection:
                 session = slot.session
                 if (
                     not self.traces
@@ -351,8 +359,8 @@ class Borrower:
         if "connection" in attributes:
             # Or it's about to connect.
             pass
-        elif (lease := self.lease) is not None and lease.cell:
-            attributes["connection"] = lease.cell[0].connection
+        elif (lease := self.lease) is not None and (slot := lease.slot) is not None:
+            attributes["connection"] = slot.connection
         else:
             try:
                 self.borrow_again(wrapper)
@@ -385,8 +393,8 @@ class Borrower:
     def __del__(self):
         # The pool would find the lease itself, but later.
         try:
-            if (lease := self.lease) is not None and lease.cell:
-                lease.pool.abandon(lease.cell[0])
+            if (lease := self.lease) is not None and (slot := lease.slot) is not None:
+                lease.pool.abandon(slot)
         except Exception:
             # The interpreter is shutting down, its modules are gone.
             pass

@@ -37,8 +37,6 @@ class Lease:
     ended, by a borrower that died or by an exception at a bad moment, is
     found by ConnectionPool.reclaim_lost().
 
-    cell: a list that holds the slot until the lease ends. Of all who would
-        end it, list.pop() lets one succeed.
     pool: the pool that lends.
     deadline: by when the borrower wanted to be served, on the pool's clock,
         None if it didn't have to wait.
@@ -46,19 +44,27 @@ class Lease:
 
     # The pool sets them. An __init__() would take longer than everything else
     # that a borrow consists of.
-    __slots__ = ("cell", "pool", "deadline")
+    #
+    # _slot isn't there any more when the lease has ended. Of all who would end
+    # it at the same time, the deletion lets one succeed.
+    __slots__ = ("_slot", "pool", "deadline")
 
     @property
     def slot(self):
         """The connection's place in the pool, None if the lease has ended."""
-        return self.cell[0] if self.cell else None
+        try:
+            return self._slot
+        except AttributeError:
+            return None
 
     def end(self):
         """Return the slot if this ends the lease, None if it had ended."""
         try:
-            return self.cell.pop()
-        except IndexError:
+            slot = self._slot
+            del self._slot
+        except AttributeError:
             return None
+        return slot
 
     @property
     def connection(self):

@@ -41,11 +41,28 @@ MODULES_BETWEEN = frozenset(
 WRAPPER_GLOBALS = vars(base)
 
 
+class LentConnection:
+    """
+    The attribute ``connection`` of a wrapper while its dictionary doesn't
+    have it, which a policy sees to.
+    """
+
+    def __get__(self, wrapper, owner=None):
+        if wrapper is None:
+            return self
+        if (borrower := wrapper._borrower) is None:
+            raise AttributeError("connection")
+        return borrower.policy.asked(borrower, wrapper, sys._getframe(1))
+
+
 class RequestPolicy:
     """A wrapper gives back when it's closed."""
 
     # Whether a connection may go and come while the wrapper isn't closed.
     per_statement = False
+
+    def prepare(self):
+        """A pool with this policy is used."""
 
     def watch(self, borrower, wrapper, cursor, is_on_server):
         """A cursor was made."""
@@ -83,6 +100,12 @@ class TransactionPolicy(RequestPolicy):
 
     per_statement = True
 
+    def prepare(self):
+        # Not without need: for attributes of which the class has one, too,
+        # Python takes longer.
+        if not hasattr(base.BaseDatabaseWrapper, "connection"):
+            base.BaseDatabaseWrapper.connection = LentConnection()
+
     # ##### Cursors #####
 
     def watch(self, borrower, wrapper, cursor, is_on_server):
@@ -93,7 +116,7 @@ class TransactionPolicy(RequestPolicy):
             return
         cursor.close = OpenCursor(borrower, cursor, is_on_server)
         attributes = wrapper.__dict__
-        if attributes.get("connection") is lease.cell[0].connection:
+        if attributes.get("connection") is lease.slot.connection:
             del attributes["connection"]
 
     # ##### The attribute #####
@@ -176,9 +199,8 @@ class TransactionPolicy(RequestPolicy):
         """Give back, unless something pins the connection."""
         lease = borrower.lease
         holding = borrower.holding
-        if lease is None or not lease.cell:
+        if lease is None or (slot := lease.slot) is None:
             return
-        slot = lease.cell[0]
         if holding.cursors:
             self.is_in_transaction(borrower, wrapper, slot)
             return

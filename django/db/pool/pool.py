@@ -29,12 +29,12 @@ from .state import (
     Slot,
     Waiter,
 )
-from .stats import read_stats
+from .stats import BRIEF, read_stats
 from .upkeep import UpkeepMixin
 
 logger = logging.getLogger("django.db.pool")
 
-# Uses are counted when there are so many to count.
+# Uses that weren't brief are counted when there are so many to count.
 MANY_HELD = 1024
 
 # Seconds that a borrower sleeps before it stands in line, and how many times
@@ -138,7 +138,7 @@ class ConnectionPool(UpkeepMixin):
                 slot.leased_at = now
                 slot.owner = owner
                 lease = Lease()
-                lease.cell = [slot]
+                lease._slot = slot
                 lease.pool = self
                 lease.deadline = deadline
                 return lease
@@ -152,7 +152,6 @@ class ConnectionPool(UpkeepMixin):
     def _acquire_or_wait(self, now, timeout, deadline, owner):
         state = self._state
         lease = Lease()
-        lease.cell = []
         lease.pool = self
         lease.deadline = deadline
         if timeout and len(state.slots) >= state.max_size and self._uses_are_short():
@@ -186,7 +185,7 @@ class ConnectionPool(UpkeepMixin):
                 waiter.slot.leased_at = self._clock()
             waiter.slot.owner = owner
             # From now on the lease answers for the slot, not leave().
-            lease.cell[:], waiter.slot = [waiter.slot], None
+            lease._slot, waiter.slot = waiter.slot, None
             return lease
         except BaseException:
             # KeyboardInterrupt, a gevent timeout and the like may come at any
@@ -199,12 +198,7 @@ class ConnectionPool(UpkeepMixin):
 
     def _uses_are_short(self):
         """Return whether the last use was shorter than a nap."""
-        held = self._state.held
-        try:
-            return held[-1] < NAP
-        except IndexError:
-            # Counted just now.
-            return False
+        return self._state.last_use < NAP
 
     def _nap(self):
         """
@@ -330,29 +324,27 @@ class ConnectionPool(UpkeepMixin):
             self._refuse_lease(lease)
         try:
             # As Lease.end() does, without the call.
-            slot = lease.cell.pop()
-        except IndexError:
+            slot = lease._slot
+            del lease._slot
+        except AttributeError:
             return False
         state = self._state
         now = self._clock()
         # PoolState.give(), without the call.
-        if (
-            state.waiters
-            or state.shrinking
-            or slot.generation != state.generation
-            or now >= slot.expires_at
-        ):
+        if slot.generation != state.calm or now >= slot.expires_at:
             return self._release(slot, now)
-        held = state.held
-        held.append(now - slot.leased_at)
+        state.last_use = used = now - slot.leased_at
+        if used < BRIEF:
+            slot.brief_uses += 1
+            slot.brief_time += used
+        else:
+            self._note_use(used)
         slot.owner = None
         slot.status = IDLE
         slot.idle_since = now
         state.idle.append(slot)
-        if state.waiters or slot.generation != state.generation:
+        if slot.generation != state.calm:
             self._settle(now)
-        if len(held) >= MANY_HELD:
-            self._count_held()
         return True
 
     def _release(self, slot, now):
@@ -375,9 +367,12 @@ class ConnectionPool(UpkeepMixin):
             self._wake()
         self.close_condemned()
 
-    def _count_held(self):
-        with self._lock:
-            self._state.counters.count_held()
+    def _note_use(self, seconds):
+        counters = self._state.counters
+        counters.held.append(seconds)
+        if len(counters.held) >= MANY_HELD:
+            with self._lock:
+                counters.count_held()
 
     def release_dirty(self, lease):
         """

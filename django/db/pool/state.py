@@ -27,6 +27,8 @@ These hold between any two calls:
 * A slot is in one status, and in ``idle`` if and only if that is IDLE.
 * If a connection is idle, nobody waits: whoever stands in line looks for one,
   and settle() serves the line where give() came in between.
+* ``calm`` is the generation, or NOT_CALM if somebody waits or there are too many
+  connections.
 * If the patience of the first in line is over, no connection could be opened.
 * The line is served from its head. Nobody is served past it.
 """
@@ -78,6 +80,9 @@ OPEN_TIME_WEIGHT = 0.25
 
 NEVER = float("inf")
 
+# The generation of no connection.
+NOT_CALM = -1
+
 
 class Slot:
     """A connection's place in the pool, taken before it's opened."""
@@ -92,6 +97,8 @@ class Slot:
         "owner",
         "reason",
         "session",
+        "brief_uses",
+        "brief_time",
     )
 
     def __init__(self, generation, now):
@@ -109,6 +116,10 @@ class Slot:
         self.reason = None
         # What the pooling class keeps with the connection.
         self.session = None
+        # How often, and for how many seconds in all, it was in use but
+        # briefly. It's the holder who counts: take() and give() have no lock.
+        self.brief_uses = 0
+        self.brief_time = 0.0
 
     def __repr__(self):
         return f"<Slot {self.status} generation={self.generation}>"
@@ -149,7 +160,8 @@ class PoolState:
         self.connecting = options.connecting
         self.random = random
         self.counters = Counters()
-        self.held = self.counters.held
+        # Seconds of the last use of a connection.
+        self.last_use = NEVER
         self.closed = False
         # Connections of an older generation are not served any more.
         self.generation = 0
@@ -161,8 +173,8 @@ class PoolState:
         self.opening = 0
         self.closing = 0
         self.resetting = 0
-        # Whether there are more connections than max_size after a resize().
-        self.shrinking = False
+        # The generation whose connections give() may keep, see _note_calm().
+        self.calm = self.generation
         # Connects that failed since the last success, and the time before
         # which no other is tried because of them.
         self.failures = 0
@@ -229,6 +241,7 @@ class PoolState:
         # Else nothing can be opened until a slot comes free, and then it's
         # time to: one connection less will come back.
         self.waiters[waiter] = None
+        self._note_calm()
         self.dispatch(now)
         return True
 
@@ -239,6 +252,7 @@ class PoolState:
         """
         if waiter in self.waiters:
             del self.waiters[waiter]
+            self._note_calm()
             # The next may have been waiting only for its turn.
             self.dispatch(now)
         elif (slot := waiter.slot) is not None:
@@ -257,13 +271,6 @@ class PoolState:
             - self.resetting
             - self.closing
         )
-
-    def count_acquired(self):
-        """
-        Return how many borrowers were served: those who have given back, and
-        those who haven't. take() has no lock to count them in.
-        """
-        return self.counters.count_uses() + self.in_use()
 
     # ##### Opening #####
 
@@ -354,19 +361,14 @@ class PoolState:
         a line again after the connection became idle: one of them sees the
         other.
         """
-        if (
-            self.waiters
-            or self.shrinking
-            or slot.generation != self.generation
-            or now >= slot.expires_at
-        ):
+        if slot.generation != self.calm or now >= slot.expires_at:
             return NOT_KEPT
-        self.held.append(now - slot.leased_at)
+        self._count_use(slot, now)
         slot.owner = None
         slot.status = IDLE
         slot.idle_since = now
         self.idle.append(slot)
-        if self.waiters or slot.generation != self.generation:
+        if slot.generation != self.calm:
             return UNSETTLED
         return KEPT
 
@@ -378,6 +380,7 @@ class PoolState:
     def settle(self, now):
         """Put right what a call of give() left to be put right."""
         self.dispatch(now)
+        self._shrink()
         for slot in self.idle.copy():
             if slot.generation != self.generation:
                 self._condemn_idle(slot, POOL_CLOSED if self.closed else DRAINED)
@@ -480,6 +483,7 @@ class PoolState:
         are closed, those in use when they come back.
         """
         self.generation += 1
+        self._note_calm()
         while (slot := self._pop_idle()) is not None:
             self._condemn(slot, reason)
 
@@ -487,12 +491,8 @@ class PoolState:
         """Change the limits, in connections."""
         self.min_size = min_size
         self.max_size = max_size
-        while (
-            len(self.slots) - self.closing > max_size
-            and (slot := self._pop_idle()) is not None
-        ):
-            self._condemn(slot, SHRUNK)
-        self.shrinking = len(self.slots) - self.closing > max_size
+        self._note_calm()
+        self._shrink()
         self.dispatch(now)
 
     def close(self):
@@ -500,14 +500,33 @@ class PoolState:
         self.closed = True
         # So that give() keeps nothing.
         self.generation += 1
+        self._note_calm()
         while (slot := self._pop_idle()) is not None:
             self._condemn(slot, POOL_CLOSED)
         self._turn_away()
 
     # ##### Helpers #####
 
+    def _note_calm(self):
+        """
+        Tell give() whether it may keep connections. Called after each change
+        of what that depends on, and before the idle ones are looked at.
+        """
+        busy = self.waiters or self._is_too_large()
+        self.calm = NOT_CALM if busy else self.generation
+
+    def _is_too_large(self):
+        """Return whether there are too many connections, after a resize()."""
+        return len(self.slots) - self.closing > self.max_size
+
+    def _shrink(self):
+        """Condemn what's idle and too much."""
+        while self._is_too_large() and (slot := self._pop_idle()) is not None:
+            self._condemn(slot, SHRUNK)
+
     def _count_use(self, slot, now):
-        self.counters.held.append(now - slot.leased_at)
+        self.last_use = used = now - slot.leased_at
+        self.counters.note_use(slot, used)
 
     def _patience(self):
         """
@@ -528,6 +547,7 @@ class PoolState:
             waiter, _ = self.waiters.popitem(last=False)
             waiter.served = True
             self.to_wake.append(waiter)
+        self._note_calm()
 
     def _condemn_idle(self, slot, reason):
         try:
@@ -576,7 +596,7 @@ class PoolState:
             return DRAINED
         if now >= slot.expires_at:
             return EXPIRED
-        if len(self.slots) - self.closing > self.max_size:
+        if self._is_too_large():
             return SHRUNK
         if slot.status is IDLE:
             return UNUSED
@@ -603,6 +623,7 @@ class PoolState:
 
     def _serve(self, waiter, slot, now):
         del self.waiters[waiter]
+        self._note_calm()
         waited = now - waiter.since
         self.counters.wait_buckets[bucket_of(waited)] += 1
         self.counters.wait_total += waited
@@ -622,16 +643,17 @@ class PoolState:
 
     def _drop(self, slot, now):
         slot.status = CLOSED
+        self.counters.keep_uses(slot)
         slot.connection = None
         slot.owner = None
         self.slots.discard(slot)
+        self._note_calm()
         self.dispatch(now)
 
     def _condemn(self, slot, reason):
         slot.status = CLOSING
         slot.reason = reason
         self.closing += 1
-        if self.shrinking:
-            self.shrinking = len(self.slots) - self.closing > self.max_size
+        self._note_calm()
         self.counters.closed[reason] = self.counters.closed.get(reason, 0) + 1
         self.to_close.append(slot)

@@ -5,13 +5,17 @@ Nothing here decides anything. The counters are changed by the pool's state,
 under its lock.
 """
 
-from bisect import bisect_left
 from dataclasses import dataclass
 
 # Bucket number n of a histogram counts durations of less than 2**n
 # microseconds (and not less than half of that). The last is never reached: it
 # stands for a quarter of a million years.
 BUCKETS = 64
+
+# Uses of a connection that took less than 2**10 microseconds aren't told apart.
+# To do so would take as long as all the rest of giving a connection back.
+BRIEF_BUCKET = 10
+BRIEF = 2**BRIEF_BUCKET / 1_000_000
 
 
 def bucket_of(seconds):
@@ -93,7 +97,8 @@ class PoolStats:
     opened, open_failures: connects that succeeded and that failed.
     closed: reason -> number of connections closed for it.
     wait, use, open: histograms of the time that borrowers stood in line,
-        held a connection, and took to open one.
+        held a connection, and took to open one. In that of uses, all that
+        took less than a millisecond are in one bucket.
     """
 
     name: str
@@ -155,17 +160,23 @@ class Counters:
         self.pins = {}
         self.wait_buckets = [0] * BUCKETS
         self.wait_total = 0.0
-        # Seconds that connections were in use, to be counted by and by: see
-        # count_held().
+        # Seconds that connections were in use, but for brief uses, to be
+        # counted by and by: see count_held().
         self.held = []
         self.use_buckets = [0] * BUCKETS
         self.use_total = 0.0
         self.open_buckets = [0] * BUCKETS
         self.open_total = 0.0
 
-    def count_uses(self):
-        """Return how often a connection was in use and came back."""
-        return sum(self.use_buckets) + len(self.held)
+    def note_use(self, slot, seconds):
+        """
+        Note how long a slot was in use. Its holder may call this at any time.
+        """
+        if seconds < BRIEF:
+            slot.brief_uses += 1
+            slot.brief_time += seconds
+        else:
+            self.held.append(seconds)
 
     def count_held(self):
         """
@@ -174,26 +185,34 @@ class Counters:
         """
         held = self.held
         count = len(held)
-        seconds = held[:count]
+        for seconds in held[:count]:
+            self.use_buckets[bucket_of(seconds)] += 1
+            self.use_total += seconds
         # One step, so nothing appended meanwhile is lost.
         del held[:count]
-        self.use_total += sum(seconds)
-        # Sorted, they are counted a bucket at a time. That takes a third of
-        # the time.
-        seconds.sort()
-        start = 0
-        while start < count:
-            bucket = bucket_of(seconds[start])
-            end = bisect_left(seconds, 2**bucket / 1_000_000, start + 1)
-            self.use_buckets[bucket] += end - start
-            start = end
+
+    def keep_uses(self, slot):
+        """Keep what a slot has counted of its uses before it's gone."""
+        self.use_buckets[BRIEF_BUCKET] += slot.brief_uses
+        self.use_total += slot.brief_time
+        slot.brief_uses, slot.brief_time = 0, 0.0
+
+    def read_uses(self, slots):
+        """Return the buckets, and the seconds in all, of all uses so far."""
+        self.count_held()
+        buckets, total = [*self.use_buckets], self.use_total
+        for slot in slots:
+            buckets[BRIEF_BUCKET] += slot.brief_uses
+            total += slot.brief_time
+        return buckets, total
 
 
 def read_stats(state, now, pinned):
     """Return the PoolStats of a PoolState, with the pool's lock held."""
     counters = state.counters
-    counters.count_held()
-    acquired = state.count_acquired()
+    uses = Histogram.read(*counters.read_uses(state.slots))
+    # Those who have given back, and those who haven't.
+    acquired = uses.count + state.in_use()
     oldest = next(iter(state.waiters), None)
     return PoolStats(
         name=state.name,
@@ -218,6 +237,6 @@ def read_stats(state, now, pinned):
         open_failures=counters.open_failures,
         closed=dict(counters.closed),
         wait=Histogram.read(counters.wait_buckets, counters.wait_total),
-        use=Histogram.read(counters.use_buckets, counters.use_total),
+        use=uses,
         open=Histogram.read(counters.open_buckets, counters.open_total),
     )

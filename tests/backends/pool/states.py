@@ -7,11 +7,13 @@ from django.db.pool.state import (
     DRAINED,
     IDLE,
     LEASED,
+    NOT_CALM,
     OPENING,
     RESETTING,
     PoolState,
     Waiter,
 )
+from django.db.pool.stats import read_stats
 
 
 def make_state(jitter=0.0, **options):
@@ -305,6 +307,11 @@ class Model:
         self.allowed = max(state.max_size, size)
         expect(opening <= state.connecting, "too many connects in flight")
         expect(len(state.waiters) <= state.max_waiting, "too many wait")
+        is_calm = not self.line and size - len(self.closing) <= state.max_size
+        expect(
+            state.calm == (state.generation if is_calm else NOT_CALM),
+            "give() doesn't know whether it may keep a connection",
+        )
         # Nobody waits for what's there.
         expect(list(state.waiters) == self.line, "the line is out of order")
         expect(not (state.closed and self.line), "somebody waits for a closed pool")
@@ -321,15 +328,14 @@ class Model:
                 "somebody waits although a connection could be opened",
             )
         # The counters add up.
+        stats = read_stats(state, self.now, {})
         counters, expected = state.counters, self.expected
-        counters.count_held()
         pending_reuse = sum(slot.status == LEASED for slot in pending)
-        acquired = state.count_acquired()
-        expect(acquired == expected["acquired"] + pending_reuse, "acquired")
+        expect(stats.acquired == expected["acquired"] + pending_reuse, "acquired")
         expect(counters.opened == expected["opened"], "opened")
         expect(counters.open_failures == expected["failures"], "open_failures")
         expect(counters.refused == expected["refused"], "refused")
-        expect(sum(counters.use_buckets) == expected["uses"], "use")
+        expect(stats.use.count == expected["uses"], "use")
         expect(sum(counters.wait_buckets) == expected["waits"], "wait")
         expect(sum(counters.open_buckets) == expected["opened"], "open")
         alive = sum(slot.status in (IDLE, LEASED, RESETTING) for slot in places)

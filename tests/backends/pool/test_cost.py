@@ -16,7 +16,7 @@ from django.db.pool import pool as pool_module
 from django.test import SimpleTestCase
 
 from .counting import Wire, steps_of
-from .fakes import Call, borrow, make_pool, wait_for_line, warm
+from .fakes import Call, Clock, borrow, make_pool, wait_for_line, warm
 from .utils import ALIAS, PooledTestCase
 
 VERSION = sys.version_info[:2]
@@ -35,7 +35,7 @@ counts_instructions = unittest.skipUnless(
 # Calls of Python functions, and instructions by version, that a driver's
 # connection takes to be borrowed and given back.
 LIMITS = {
-    "psycopg": (12, {(3, 12): 490, (3, 13): 505}),
+    "psycopg": (11, {(3, 12): 475, (3, 13): 485}),
     "psycopg2": (17, {(3, 12): 525, (3, 13): 535}),
     "MySQLdb": (18, {(3, 12): 590, (3, 13): 595}),
     "pymysql": (21, {(3, 12): 595, (3, 13): 615}),
@@ -76,7 +76,7 @@ class BarePoolTests(SimpleTestCase):
 
     @counts_instructions
     def test_instructions(self):
-        limit = {(3, 12): 130, (3, 13): 125}[VERSION]
+        limit = {(3, 12): 122, (3, 13): 117}[VERSION]
         steps = steps_of(self.cycle)
         self.assertLessEqual(sum(steps.instructions.values()), limit, steps)
 
@@ -96,11 +96,16 @@ class BarePoolTests(SimpleTestCase):
         for _ in range(100):
             self.cycle()
 
-    def test_the_lock_is_taken_once_in_many_uses(self):
-        with mock.patch.object(self.pool, "_lock", mock.MagicMock()) as lock:
+    def test_the_lock_is_taken_once_in_many_uses_that_are_not_brief(self):
+        clock = Clock()
+        pool = make_pool(clock, max_size=1)
+        warm(pool, 1)
+        with mock.patch.object(pool, "_lock", mock.MagicMock()) as lock:
             for _ in range(10 * pool_module.MANY_HELD):
-                self.cycle()
-        self.assertLessEqual(lock.__enter__.call_count, 10)
+                lease = pool.acquire()
+                clock.advance(0.01)
+                pool.release(lease)
+        self.assertEqual(lock.__enter__.call_count, 10)
 
 
 class WakeUpTests(SimpleTestCase):
@@ -172,7 +177,7 @@ class MemoryTests(SimpleTestCase):
     """What a lease takes while it's held, and that nothing is left of it."""
 
     # The times of uses are kept until there are that many.
-    CYCLES = 10 * pool_module.MANY_HELD
+    CYCLES = 10_000
 
     def setUp(self):
         self.pool = make_pool(max_size=4)
@@ -213,9 +218,9 @@ class MemoryTests(SimpleTestCase):
             self.pool.release(lease)
             return taken
 
-        # The lease, its cell, and what that holds. The time was there before.
+        # The lease. The time was there before.
         self.use(10)
-        self.assertLessEqual(self.least_of(blocks), 4)
+        self.assertLessEqual(self.least_of(blocks), 2)
 
     def test_bytes_of_a_cycle(self):
         self.use(10)
@@ -225,14 +230,7 @@ class MemoryTests(SimpleTestCase):
     def test_no_growth(self):
         self.use(self.CYCLES)
         left = self.least_of(lambda: self.traced(lambda: self.use(self.CYCLES))[0])
-        self.assertLess(left, self.CYCLES // 2)
-
-    def test_peak_is_that_of_the_times_kept(self):
-        self.use(self.CYCLES)
-        peak = self.least_of(lambda: self.traced(lambda: self.use(self.CYCLES))[1])
-        # A float each, and its place in two lists, one of which is being
-        # counted.
-        self.assertLess(peak, 64 * pool_module.MANY_HELD)
+        self.assertLess(left, 500)
 
     def test_blocks_left(self):
         def blocks():

@@ -366,7 +366,7 @@ class FastPathTests(PoolTestCase):
     They must decide as these do.
     """
 
-    SECONDS = [0, 1, 9.9, 10, 10.1, 20, 74, 100, 1000]
+    SECONDS = [0, 0.001, 1, 9.9, 10, 10.1, 20, 74, 100, 1000]
 
     def lent_pool(self):
         # Connections expire between the 75th and the 100th second.
@@ -402,12 +402,14 @@ class FastPathTests(PoolTestCase):
     def test_release(self):
         def drain(pool):
             pool._state.generation += 1
+            pool._state._note_calm()
 
         def shrink(pool):
             pool._state.resize(0, 1, pool.now())
 
         def stand_in_line(pool):
             pool._state.waiters[Waiter()] = None
+            pool._state._note_calm()
 
         def drained_meanwhile(pool):
             self.happens(pool, drain)
@@ -442,7 +444,8 @@ class FastPathTests(PoolTestCase):
                         outcome = pool._state.give(slot, pool.now())
                     outcomes.append(
                         (outcome, slot.status, slot.owner, slot.idle_since)
-                        + (list(pool._state.held), len(pool._state.idle))
+                        + (slot.brief_uses, slot.brief_time, pool._state.last_use)
+                        + (pool._state.counters.held, len(pool._state.idle))
                     )
                 with self.subTest(event=event.__name__, seconds=seconds):
                     self.assertEqual(*outcomes)

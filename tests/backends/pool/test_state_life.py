@@ -14,6 +14,7 @@ from django.db.pool.state import (
     SHRUNK,
     UNUSED,
 )
+from django.db.pool.stats import BRIEF, read_stats
 from django.test import SimpleTestCase
 
 from .states import borrow, finish_closing, make_state, queue
@@ -323,8 +324,7 @@ class CounterTests(SimpleTestCase):
         (waiter,) = queue(state, now=5.0)
         state.release(permit, 6.0)
         state.discard(permit, BROKEN, 8.0)
-        state.counters.count_held()
-        self.assertEqual(state.counters.use_total, 3.0)
+        self.assertEqual(read_stats(state, 8.0, {}).use.total, 3.0)
         self.assertEqual(state.counters.wait_total, 1.0)
         self.assertEqual(state.counters.open_total, 5.0)
 
@@ -333,8 +333,8 @@ class CounterTests(SimpleTestCase):
             with self.subTest(held):
                 state = make_state(max_lifetime=None)
                 state.release(borrow(state, 0.0), held)
-                state.counters.count_held()
-                self.assertEqual(sum(state.counters.use_buckets), 1)
+                use = read_stats(state, held, {}).use
+                self.assertEqual((use.count, use.total), (1, held))
 
     def test_reuse_is_still_counted_when_the_connection_is_gone(self):
         state = make_state()
@@ -344,5 +344,22 @@ class CounterTests(SimpleTestCase):
             self.assertIs(step(0.0), slot)
         state.discard(slot, BROKEN, 0.0)
         self.assertEqual(finish_closing(state), [BROKEN])
-        self.assertEqual(state.count_acquired(), 3)
-        self.assertEqual(state.counters.first_used, 1)
+        stats = read_stats(state, 0.0, {})
+        self.assertEqual((stats.acquired, stats.reused), (3, 2))
+
+    def test_brief_uses_are_told_from_others(self):
+        state = make_state()
+        slot = borrow(state)
+        for seconds in (0.0, 0.0001, BRIEF * 0.999, BRIEF, 1.0):
+            slot.leased_at = 0.0
+            state.release(slot, seconds)
+            self.assertIs(state.take(0.0), slot)
+        # Those of a connection that's gone are still there.
+        for gone in (False, True):
+            if gone:
+                state.discard(slot, BROKEN, 0.0)
+                finish_closing(state)
+            use = read_stats(state, 0.0, {}).use
+            self.assertEqual(use.count, 5 + gone)
+            self.assertEqual(use.counts[0], (BRIEF, 3 + gone))
+            self.assertEqual(use.counts[-1], (2**20 / 1_000_000, 1))

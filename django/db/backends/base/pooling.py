@@ -11,7 +11,6 @@ import math
 import os
 import select
 import socket
-import sys
 import time
 import traceback
 from contextlib import contextmanager
@@ -69,20 +68,6 @@ class Session:
         self.references = references
 
 
-class LentConnection:
-    """
-    The attribute ``connection`` of a wrapper while its dictionary doesn't
-    have it, which a pool's policy sees to. It costs the others nothing.
-    """
-
-    def __get__(self, wrapper, owner=None):
-        if wrapper is None:
-            return self
-        if (borrower := wrapper._borrower) is None:
-            raise AttributeError("connection")
-        return borrower.policy.asked(borrower, wrapper, sys._getframe(1))
-
-
 class BaseDatabasePooling:
     """
     Encapsulate backend-specific differences pertaining to pooled connections.
@@ -118,6 +103,8 @@ class BaseDatabasePooling:
         self.attribute_names = self.known_attributes.setdefault(
             self.wrapper_class, set(self.wrapper_attributes)
         )
+        # What attributes_set() returned last.
+        self.last_attributes = None
 
     @classmethod
     def can_pool(cls, wrapper):
@@ -220,7 +207,8 @@ class BaseDatabasePooling:
         Return the attributes of a wrapper that opening a connection sets, the
         isolation level for one. A wrapper that borrows the connection needs
         them too. What all wrappers have isn't among them, nor is what's
-        computed when it's first asked for.
+        computed when it's first asked for. It's the same dictionary as the
+        last time if nothing else is in it.
         """
         missing = object()
         for name, value in wrapper.__dict__.items():
@@ -232,11 +220,14 @@ class BaseDatabasePooling:
                 )
             ):
                 self.attribute_names.add(name)
-        return {
+        found = {
             name: wrapper.__dict__[name]
             for name in self.attribute_names
             if name in wrapper.__dict__
         }
+        if found != self.last_attributes:
+            self.last_attributes = found
+        return self.last_attributes
 
     @cached_property
     def _common_attributes(self):
