@@ -374,6 +374,22 @@ class CleanTests(PooledTestCase):
         self.wrapper.close()
         self.assertClean()
 
+    def test_an_error_in_a_transaction_does_not_cost_a_connection(self):
+        self.create_table()
+        try:
+            # As the ORM does around several statements.
+            with (
+                transaction.atomic(ALIAS),
+                transaction.mark_for_rollback_on_error(ALIAS),
+            ):
+                self.query("SELECT no_such_column")
+        except DatabaseError:
+            pass
+        else:
+            self.fail("It succeeded.")
+        self.wrapper.close()
+        self.assertClean()
+
     def test_committed_work_stays(self):
         self.create_table()
         with transaction.atomic(ALIAS):
