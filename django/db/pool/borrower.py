@@ -19,7 +19,8 @@ from . import calls
 from .exceptions import LeaseEnded
 from .lease import Holder
 from .pins import EXPLICIT, Holding
-from .policy import POLICIES
+from .policy import POLICIES, may_use
+from .pool import wait_listeners
 from .registry import pool_for, snapshot
 from .state import DEAD, UNCLEAN
 
@@ -546,3 +547,28 @@ def _end_with_thread(borrower):
     except AttributeError:
         end = _thread_ends.end = _ThreadEnd()
     end.borrowers.add(borrower)
+
+
+def _rest_in_thread():
+    """
+    Give back what this thread's wrappers have no use for. What a dropped
+    exception or cursor kept with them would only be given back after their
+    next statement.
+    """
+    if (end := getattr(_thread_ends, "end", None)) is None:
+        return
+    for borrower in list(end.borrowers):
+        if (
+            borrower.lease is not None
+            and borrower.per_statement
+            and not borrower.is_borrowing
+            and (wrapper := borrower.wrapper()) is not None
+            and may_use(wrapper)
+        ):
+            try:
+                borrower.policy.rest(borrower, wrapper)
+            except Exception as e:
+                logger.debug("Giving back before waiting: %s", e)
+
+
+wait_listeners.append(_rest_in_thread)

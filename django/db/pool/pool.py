@@ -76,6 +76,8 @@ class _Waiter(Waiter):
 
 # Called with a pool after it was resized.
 resize_listeners = []
+# Called by a thread that may have to wait, to give back what it can spare.
+wait_listeners = []
 
 
 class ConnectionPool(UpkeepMixin):
@@ -154,6 +156,8 @@ class ConnectionPool(UpkeepMixin):
         lease = Lease()
         lease.pool = self
         lease.deadline = deadline
+        for listener in wait_listeners:
+            listener()
         if timeout and len(state.slots) >= state.max_size and self._uses_are_short():
             now = self._nap()
         waiter = _Waiter()

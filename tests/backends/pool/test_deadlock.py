@@ -2,8 +2,9 @@
 
 import threading
 from contextlib import contextmanager
+from unittest import mock
 
-from django.db import connections, transaction
+from django.db import DatabaseError, connections, transaction
 from django.db.pool import PoolDeadlock, PoolTimeout, deadlock
 
 from .utils import ALIAS, SOON, PooledTestCase, wait_until
@@ -228,6 +229,37 @@ class NotRefusedTests(DeadlockTestCase):
             thread.join(SOON)
             pool.release(done[0])
             self.wrapper._borrower.lease = None
+
+    def test_what_a_dropped_exception_kept_is_given_back(self):
+        other = self.copy()
+        try:
+            self.query("SELECT 1 FROM nowhere")
+        except DatabaseError:
+            self.assertEqual(self.stats().pinned, {"reference": 1})
+        self.assertEqual(self.query("SELECT 1", wrapper=other), (1,))
+        self.assertEqual(self.stats().closed, {})
+
+    def test_what_an_exception_keeps_that_is_being_handled(self):
+        try:
+            self.query("SELECT 1 FROM nowhere")
+        except DatabaseError:
+            with self.assertRaises(PoolDeadlock):
+                self.query("SELECT 1", wrapper=self.copy())
+
+    def test_what_is_being_borrowed_is_kept(self):
+        other = self.copy()
+        self.query("SELECT 1")
+
+        def ask_for_another(wrapper, name=None):
+            lease = wrapper._borrower.lease
+            with self.assertRaises(PoolDeadlock):
+                self.query("SELECT 1", wrapper=other)
+            self.assertIs(wrapper._borrower.lease, lease)
+            raise ValueError
+
+        with mock.patch.object(type(self.wrapper), "create_cursor", ask_for_another):
+            with self.assertRaises(ValueError):
+                self.wrapper.cursor()
 
     def test_forgotten_after_a_fork(self):
         deadlock._waiting[0] = self.wrapper.pool
