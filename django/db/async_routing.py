@@ -92,10 +92,11 @@ def wrapper_of_block(using):
     if this is asynchronous code in such a block. Raise
     TransactionManagementError if it's in a task that isn't part of it.
     """
-    block = current_block.get()
-    if block is None or _get_running_loop() is None:
+    if current_block.get() is None or _get_running_loop() is None:
         return None
-    return block.wrapper_for(using)
+    from django.db.pool.aio import present_block
+
+    return (block := present_block()) and block.wrapper_for(using)
 
 
 def join_tasks(coroutines):

@@ -41,13 +41,32 @@ _can_pool = {}
 # ##### Where to run #####
 
 
+def present_block():
+    """
+    Return the innermost block that the present code is in, None if there's
+    none.
+
+    A block that was ended in another context still looks like the present one
+    here. In its own task, what comes after it is outside of it.
+    """
+    block = current_block.get()
+    while (
+        block is not None
+        and block.level.is_over
+        and block.task is asyncio.current_task()
+    ):
+        block.unwind()
+        block = current_block.get()
+    return block
+
+
 def is_bound():
     """
     Return whether the present code must go on where it is: in an atomic
     block, on a connection whose autocommit was switched off, in an
     execute_wrapper(), or called by sync code that a worker runs.
     """
-    if current_block.get() is not None:
+    if present_block() is not None:
         return True
     for used in used_wrappers.get():
         if (wrapper := used()) is not None and is_pinned(wrapper):

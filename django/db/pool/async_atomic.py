@@ -8,11 +8,13 @@ is refused there, unless it says that it joins or that it's independent.
 
 import asyncio
 import threading
+from asyncio import _get_running_loop
 from collections import deque
 from concurrent.futures import Executor, Future
 from contextvars import copy_context
+from copy import copy
 from functools import partial
-from weakref import WeakKeyDictionary, WeakSet
+from weakref import WeakKeyDictionary, WeakSet, proxy
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
@@ -20,10 +22,10 @@ from django.db import connections
 from django.db.async_routing import current_block, is_concurrent, used_wrappers
 from django.db.transaction import TransactionManagementError
 
-from .aio import Hold, is_bound, thread_sensitive_executor
+from .aio import Hold, is_bound, present_block, thread_sensitive_executor
 from .giving_back import give_back_idle
 from .querylog import current_logs, logging_to
-from .workers import Job, Operation
+from .workers import Job, Operation, SingleCall
 
 
 class _Thread:
@@ -108,33 +110,55 @@ class _Operation(Operation):
         return super().cancel()
 
 
+class _PresentBlock(Executor):
+    """
+    Runs thread-sensitive code in the block that it's in.
+
+    One is enough for all blocks. asgiref keeps what it's given as long as the
+    context, and a block refers to its context: neither would ever go.
+    """
+
+    def submit(self, fn, /, *args, **kwargs):
+        if (block := present_block()) is None:
+            return SingleCall().submit(fn, *args, **kwargs)
+        return block.submit(fn, *args, **kwargs)
+
+
+_present_block = _PresentBlock()
+
+
 class _Context(ThreadSensitiveContext):
     """Has thread-sensitive code run in the thread of a block."""
 
-    def __init__(self, executor):
-        super().__init__(executor=executor)
-        self.executor = executor
-        self.logs = executor.logs
+    def __init__(self, logs):
+        super().__init__(executor=_present_block)
+        self.logs = logs
 
     async def __aexit__(self, *args):
         try:
             await super().__aexit__(*args)
+        except ValueError:
+            # It was entered in another context, see Block.leave_context().
+            pass
         finally:
             # For tasks that were started in the block and outlive it. The
-            # executor refuses them, and says why.
+            # block refuses them, and says why.
             self._exited = False
-            SyncToAsync.context_to_thread_executor[self] = self.executor
+            SyncToAsync.context_to_thread_executor[self] = _present_block
 
 
 class Block(Executor):
     """
     An atomic block, as the executor of what's done in it.
 
-    atomic: the Atomic that it's made of.
+    atomic: an Atomic that's like the one that it's made of.
     """
 
     def __init__(self, atomic, thread, outer):
-        self.atomic = atomic
+        # Another one, for the wrapper keeps it: a block with its task, if
+        # that's dropped, should go when nobody else refers to it.
+        self.atomic = copy(atomic)
+        self.atomic._async_blocks = ()
         self.thread = thread
         self.outer = outer
         self.level = _Level(thread.root if outer is None else outer.level)
@@ -145,7 +169,7 @@ class Block(Executor):
         self.is_ending = False
         self.wrapper = None
         self.logs = current_logs()
-        self.context = _Context(self)
+        self.context = _Context(self.logs)
         # What thread-sensitive code outside of the block has.
         self.outer_context = SyncToAsync.thread_sensitive_context.get(None)
         self.outer_bridge = getattr(AsyncToSync.executors, "current", None)
@@ -250,24 +274,40 @@ class Block(Executor):
             self.wrapper = connections[self.atomic.using or "default"]
             self.atomic.__enter__()
 
-    async def end(self, exc_info):
+    async def leave_context(self, exc_info):
         await self.context.__aexit__(*exc_info)
         try:
             current_block.reset(self.token)
         except ValueError:
-            # The block was entered in another context.
-            current_block.set(self.outer)
+            # The block was entered in another context: it's part of a
+            # coroutine or an asynchronous generator that was dropped, for
+            # one. The present code may be in a block that goes on.
+            if current_block.get() is self:
+                self.unwind()
+
+    def unwind(self):
+        """Leave the block in a context that isn't that of its beginning."""
+        current_block.set(self.outer)
+        SyncToAsync.thread_sensitive_context.set(self.outer_context)
+        AsyncToSync.executors.current = self.outer_bridge
+
+    async def end(self, exc_info):
+        await self.leave_context(exc_info)
         # A canceled operation may still be running.
         for task in list(self.operations):
             if task is self.task or task.done():
                 self.check_operation(task)
-        wait = not (exc_info[0] and issubclass(exc_info[0], asyncio.CancelledError))
+        # Who closes a coroutine that was dropped can't wait either.
+        wait = not (
+            exc_info[0]
+            and issubclass(exc_info[0], (asyncio.CancelledError, GeneratorExit))
+        )
         await self._end(exc_info, wait)
 
     async def _end(self, exc_info, wait):
         self.is_ending = True
         future = Future()
-        future.add_done_callback(partial(self._close_soon, asyncio.get_running_loop()))
+        future.add_done_callback(partial(self._close_soon, _get_running_loop()))
         run = partial(copy_context().run, self._exit, exc_info)
         self.thread.put(self.level, Job(future, run))
         if wait:
@@ -285,7 +325,7 @@ class Block(Executor):
                 give_back_idle()
 
     def _close_soon(self, loop, future):
-        if self.thread.is_bound:
+        if self.thread.is_bound and loop is not None:
             try:
                 # Not in the thread itself: asgiref's takes no work of its own.
                 loop.call_soon_threadsafe(self._close)
@@ -325,7 +365,7 @@ async def enter(atomic):
             "Asynchronous atomic blocks need a connection pool with the "
             "concurrent_async option."
         )
-    outer = None if is_bridged() else current_block.get()
+    outer = None if is_bridged() else present_block()
     if outer is not None:
         outer.check_task()
         thread = outer.thread
@@ -333,22 +373,24 @@ async def enter(atomic):
         executor = thread_sensitive_executor()
         thread = _bound_threads.get(executor)
         if thread is None:
-            thread = _bound_threads[executor] = _Thread(executor)
+            # The keys of this dictionary are gone when nobody else has them.
+            thread = _bound_threads[executor] = _Thread(proxy(executor))
     else:
         hold = await Hold().start()
         thread = _Thread((hold.outer or hold).executor, hold)
     block = Block(atomic, thread, outer)
     await block.begin()
-    atomic._async_blocks.append(block)
+    atomic._async_blocks += (block,)
 
 
 async def exit(atomic, exc_info):
     """Do what ``async with`` does with an Atomic at the end."""
+    blocks = atomic._async_blocks
     block = current_block.get()
-    if block is None or block.atomic is not atomic:
+    if block not in blocks:
         # The context isn't that in which the block was entered.
-        block = atomic._async_blocks[-1]
-    atomic._async_blocks.remove(block)
+        block = blocks[-1]
+    atomic._async_blocks = tuple(other for other in blocks if other is not block)
     await block.end(exc_info)
 
 
@@ -356,7 +398,7 @@ async def exit(atomic, exc_info):
 
 
 async def joined(awaitable):
-    block = current_block.get()
+    block = present_block()
     if block is None:
         return await awaitable
     task = asyncio.current_task()
@@ -370,7 +412,7 @@ async def joined(awaitable):
 
 
 async def independent(awaitable):
-    block = current_block.get()
+    block = present_block()
     if block is None:
         return await awaitable
     if block.thread.is_bound:

@@ -36,6 +36,10 @@ class AsyncCursor:
         return self
 
     async def __aexit__(self, *exc_info):
+        if exc_info[0] is GeneratorExit:
+            # Who closes a coroutine that was dropped can't wait.
+            self.hold.end(self._close)
+            return
         try:
             await self.hold.run(self._close)
         finally:

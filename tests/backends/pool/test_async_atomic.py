@@ -1,11 +1,15 @@
 """Asynchronous atomic blocks."""
 
 import asyncio
+import gc
 import threading
+from contextlib import contextmanager
+from test import support
 
 from asgiref.sync import async_to_sync, sync_to_async
 
 from django.db import connections, transaction
+from django.db.pool import async_atomic
 from django.db.transaction import TransactionManagementError
 from django.dispatch import Signal
 
@@ -19,6 +23,16 @@ class Error(Exception):
 
 def atomic(**options):
     return transaction.atomic(using=ALIAS, **options)
+
+
+@contextmanager
+def no_collection():
+    """Have the garbage collector run only when it's called."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class AtomicTestCase(AsyncPoolTestCase):
@@ -482,6 +496,167 @@ class CancellationTests(AtomicTestCase):
 
         self.run_alone(main)
         self.assertEqual(self.roots(), [1])
+
+
+class DroppedTests(AtomicTestCase):
+    """Nobody waits for the end of a block."""
+
+    def setUp(self):
+        super().setUp()
+        self.unraisable = self.enterContext(support.catch_unraisable_exception())
+
+    def assertGone(self):
+        # The worker may have a reference for another moment.
+        wait_until(lambda: gc.collect() >= 0 and self.in_use() == 0)
+        wait_until(lambda: not self.workers.busy)
+        # Not even that a coroutine couldn't be closed.
+        self.assertIsNone(self.unraisable.unraisable)
+
+    async def until_gone(self):
+        async with asyncio.timeout(SOON):
+            while self.in_use() or self.workers.busy:
+                await asyncio.sleep(0)
+                gc.collect()
+        self.assertIsNone(self.unraisable.unraisable)
+
+    async def start(self, coroutine):
+        """Start a task and drop it once it waits for what never comes."""
+        never = asyncio.get_running_loop().create_future()
+        begun = asyncio.Event()
+        task = asyncio.create_task(coroutine(begun, never))
+        # It's said otherwise that it was dropped.
+        task._log_destroy_pending = False
+        await begun.wait()
+
+    async def wait_in_block(self, begun, never):
+        async with atomic():
+            await self.add(1)
+            begun.set()
+            await never
+
+    def test_dropped_task(self):
+        async def main():
+            await self.start(self.wait_in_block)
+            await self.until_gone()
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    def test_dropped_with_its_loop(self):
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(self.start(self.wait_in_block))
+        loop.close()
+        del loop
+        self.assertGone()
+        self.assertEqual(self.roots(), [])
+
+    def test_dropped_while_another_task_is_in_a_block(self):
+        @atomic()
+        async def waiting(begun, never):
+            # Not a write, which would keep others from writing to SQLite.
+            await self.squares.acount()
+            begun.set()
+            await never
+
+        @atomic()
+        async def going_on():
+            await self.add(2)
+            gc.collect()
+            await self.add(3)
+            self.assertEqual(await self.squares.acount(), 2)
+
+        async def main():
+            await self.start(waiting)
+            await going_on()
+            await self.until_gone()
+
+        self.enterContext(no_collection())
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [2, 3])
+
+    def test_dropped_task_with_a_cursor(self):
+        async def wait_with_cursor(begun, never):
+            async with self.wrapper.acursor() as cursor:
+                await cursor.execute("SELECT 1")
+                begun.set()
+                await never
+
+        async def main():
+            await self.start(wait_with_cursor)
+            await self.until_gone()
+
+        self.run_alone(main)
+
+    def forget(self):
+        connections[ALIAS].close()
+        del connections[ALIAS]
+
+    async def generate(self):
+        # asgiref's thread, where what comes after it may run, goes on to hold
+        # a connection.
+        self.addCleanup(lambda: asyncio.run(sync_to_async(self.forget)()))
+        async with atomic():
+            await self.add(1)
+            yield 1
+            yield 2
+
+    def test_dropped_generator(self):
+        async def main():
+            async for _ in self.generate():
+                break
+            await self.until_gone()
+            # All of this looks as if it were still in the block.
+            await self.add(2)
+            await sync_to_async(self.squares.create)(root=3, square=9)
+            await asyncio.create_task(self.add(4))
+            await self.in_block(5)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [2, 3, 4, 5])
+
+    def test_thread_sensitive_code_after_a_dropped_generator(self):
+        async def main():
+            async for _ in self.generate():
+                break
+            await self.until_gone()
+            await sync_to_async(self.squares.create)(root=3, square=9)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [3])
+
+    def test_entered_and_left_in_several_tasks(self):
+        async def main():
+            generator = self.generate()
+            for expected in (1, 2):
+                found = await asyncio.create_task(anext(generator))
+                self.assertEqual(found, expected)
+            with self.assertRaises(StopAsyncIteration):
+                await asyncio.create_task(anext(generator))
+            self.assertEqual(self.in_use(), 0)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1])
+
+    def test_no_block_outlives_its_end(self):
+        async def main():
+            for root in range(3):
+                await self.in_block(root)
+            await self.until_gone()
+            gc.collect()
+            self.assertEqual(self.blocks(), [])
+
+        self.run_alone(main)
+
+    def test_no_block_on_a_bound_connection_outlives_its_end(self):
+        with atomic():
+            for root in range(3):
+                async_to_sync(self.in_block)(root)
+        gc.collect()
+        self.assertEqual(self.blocks(), [])
+
+    def blocks(self):
+        kinds = async_atomic.Block, async_atomic._Thread
+        return [found for found in gc.get_objects() if isinstance(found, kinds)]
 
 
 class BoundTests(AsyncPoolTestCase):
