@@ -429,9 +429,11 @@ async def independent(awaitable):
             SyncToAsync.thread_sensitive_context.set(context),
         ),
     ]
+    bridge = getattr(AsyncToSync.executors, "current", None)
     AsyncToSync.executors.current = block.outer_bridge
     try:
         return await awaitable
     finally:
+        AsyncToSync.executors.current = bridge
         for variable, token in tokens:
             variable.reset(token)

@@ -316,6 +316,21 @@ class TaskTests(AtomicTestCase):
 
         self.run_alone(main)
 
+    def test_independent_awaited_in_the_block(self):
+        async def main():
+            with self.assertRaises(Error):
+                async with atomic():
+                    await transaction.independent(self.squares.acount())
+                    await self.add(1)
+                    await sync_to_async(self.squares.create)(root=2, square=4)
+                    raise Error
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+        # Sync code above, whose thread is the one outside of the block.
+        async_to_sync(main)()
+        self.assertEqual(self.roots(), [])
+
     def test_outside_of_blocks_the_helpers_change_nothing(self):
         async def main():
             await transaction.joined(self.add(1))
