@@ -31,6 +31,7 @@ ASKING_MODULES = frozenset(
     [
         "django.db.backends.base.base",
         "django.contrib.postgres.apps",
+        "django.db.pool.giving_back",
         "django.test.testcases",
     ]
 )
@@ -142,11 +143,11 @@ class TransactionPolicy(RequestPolicy):
         if module == "django.utils.connection":
             # django.db.connection stands for the wrapper.
             module = frame.f_back.f_globals.get("__name__", "")
+        if not may_use(wrapper):
+            return connection
         if is_backend(module, type(wrapper)):
             if connection is not None or module in ASKING_MODULES:
                 return connection
-        elif not may_use(wrapper):
-            return connection
         if connection is None:
             # Not ensure_connection(): tests replace it by what asks here.
             with wrapper.wrap_database_errors:

@@ -10,12 +10,12 @@ from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from backends.models import Square
 
 from django.db import async_routing, connections, transaction
-from django.db.pool import PoolFull, PoolTimeout, waiting
+from django.db.pool import PoolFull, PoolTimeout, aio, giving_back, waiting
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
 from .async_utils import AsyncPoolTestCase
-from .utils import ALIAS, SOON, FakeClock, wait_until
+from .utils import ALIAS, SOON, FakeClock, run_in_thread, wait_until
 
 
 class OperationTests(AsyncPoolTestCase):
@@ -450,6 +450,49 @@ class CallTests(AsyncPoolTestCase):
 
         asyncio.run(main())
         wait_until(lambda: self.in_use() == 0)
+
+
+class LeaseTests(AsyncPoolTestCase):
+    """With leases by transaction, the same wrappers hold nothing meanwhile."""
+
+    pool_options = {**AsyncPoolTestCase.pool_options, "lease": "transaction"}
+
+    def assertIdle(self, stats):
+        self.assertEqual(self.stats().acquired, stats.acquired)
+        self.assertEqual(self.stats().pins, stats.pins)
+
+    def test_django_looks_at_the_wrapper_of_another_thread(self):
+        self.query("SELECT 1")
+        stats = self.stats()
+        names = {"__name__": "django.contrib.app", "wrapper": self.wrapper}
+        found = run_in_thread(eval, "wrapper.connection", names)
+        self.assertIsNone(found)
+        self.assertIdle(stats)
+
+    def test_looking_for_a_bound_connection_borrows_nothing(self):
+        def operation():
+            self.query("SELECT 1", wrapper=connections[ALIAS])
+
+        async def main():
+            async with ThreadSensitiveContext():
+                await sync_to_async(operation)()
+                stats = self.stats()
+                self.assertIs(aio.is_bound(), False)
+                await aio.give_back_before_waiting()
+                await sync_to_async(giving_back.give_back_idle)()
+                self.assertIdle(stats)
+                await self.squares.acount()
+
+        asyncio.run(main())
+        self.assertEqual(self.in_use(), 0)
+
+    def test_giving_back_what_has_gone_borrows_nothing(self):
+        def operation():
+            self.query("SELECT 1", wrapper=connections[ALIAS])
+
+        acquired = self.stats().acquired
+        asyncio.run(async_routing.sync_to_async(operation)())
+        self.assertEqual(self.stats().acquired, acquired + 1)
 
 
 class OffTests(AsyncPoolTestCase):
