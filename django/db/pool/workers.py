@@ -104,11 +104,16 @@ class Job:
         try:
             for borrower in registry.borrowers_of(self.thread):
                 pool = borrower.pool
-                wrapper = borrower.wrapper()
-                if pool.options.cancel_queries and wrapper is not None:
-                    # So that it's closed when it's given back.
-                    borrower.lease.slot.generation = None
-                    pool.pooling.cancel_query(wrapper.connection)
+                lease = borrower.lease
+                slot = lease and lease.slot
+                if slot is None or not pool.options.cancel_queries:
+                    continue
+                # So that it's closed when it's given back.
+                slot.generation = None
+                # That may have been before, if leases end with statements. It
+                # may be another borrower's by now.
+                if lease.slot is slot:
+                    pool.pooling.cancel_query(slot.connection)
         except Exception as e:
             logger.debug("Canceling a query: %s", e, exc_info=True)
         finally:

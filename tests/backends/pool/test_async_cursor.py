@@ -1,13 +1,17 @@
 """Raw SQL in asynchronous code, and what becomes of canceled queries."""
 
 import asyncio
+import threading
 import unittest
+from concurrent.futures import Future
+from unittest import mock
 
 from django.db import connection, connections, transaction
 from django.db.async_routing import sync_to_async
+from django.db.pool import workers
 
 from .async_utils import AsyncPoolTestCase
-from .utils import ALIAS, SOON, wait_until
+from .utils import ALIAS, SOON, PooledTestCase, wait_until
 
 
 class CursorTests(AsyncPoolTestCase):
@@ -120,3 +124,51 @@ class CancelQueryTests(AsyncPoolTestCase):
 
         asyncio.run(main())
         self.assertEqual(self.roots(), [])
+
+
+class LateCancelTests(PooledTestCase):
+    """A lease that ends with a statement may end while that's canceled."""
+
+    pool_options = {"max_size": 1, "lease": "transaction", "cancel_queries": True}
+
+    def cancel(self):
+        """Cancel what the wrapper is used for. Return what was canceled."""
+        canceled = []
+        job = workers.Job(Future(), None)
+        job.interruption = threading.Event()
+        pooling = self.wrapper.pool.pooling
+        with (
+            mock.patch.object(
+                workers.registry, "borrowers_of", lambda _: [self.wrapper._borrower]
+            ),
+            mock.patch.object(pooling, "cancel_query", canceled.append),
+        ):
+            job._interrupt()
+        return canceled
+
+    def test_given_back_before(self):
+        self.query("SELECT 1")
+        self.assertEqual(self.cancel(), [])
+
+    def test_given_back_at_the_last_moment(self):
+        with self.wrapper.pinned():
+            self.query("SELECT 1")
+            slot = self.slot()
+
+            class Ending(type(slot)):
+                __slots__ = ()
+
+                def __setattr__(self, name, value):
+                    if name == "generation":
+                        wrapper.close()
+                    super().__setattr__(name, value)
+
+            wrapper, slot.__class__ = self.wrapper, Ending
+            self.assertEqual(self.cancel(), [])
+        self.assertEqual(self.stats().in_use, 0)
+
+    def test_closed_after_that(self):
+        with self.wrapper.pinned():
+            self.query("SELECT 1")
+            self.assertEqual(len(self.cancel()), 1)
+        self.assertEqual(self.stats().idle, 0)
