@@ -293,6 +293,10 @@ class Block(Executor):
 
     async def end(self, exc_info):
         await self.leave_context(exc_info)
+        if not self.thread.is_bound and self.thread.executor.released:
+            # The garbage collector, which keeps no order, has dropped the
+            # worker before the task. It has rolled back by itself.
+            return
         # A canceled operation may still be running.
         for task in list(self.operations):
             if task is self.task or task.done():

@@ -8,7 +8,7 @@ from test import support
 
 from asgiref.sync import async_to_sync, sync_to_async
 
-from django.db import connections, transaction
+from django.db import async_routing, connections, transaction
 from django.db.pool import async_atomic
 from django.db.transaction import TransactionManagementError
 from django.dispatch import Signal
@@ -563,6 +563,25 @@ class DroppedTests(AtomicTestCase):
         loop.close()
         del loop
         self.assertGone()
+        self.assertEqual(self.roots(), [])
+
+    def test_worker_dropped_before_its_task(self):
+        async def main():
+            holds = []
+
+            async def wait_in_block(begun, never):
+                async with atomic():
+                    await self.add(1)
+                    holds.append(async_routing.current_block.get().thread.hold)
+                    begun.set()
+                    await never
+
+            await self.start(wait_in_block)
+            # What its destructor does.
+            holds.pop().executor.release()
+            await self.until_gone()
+
+        self.run_alone(main)
         self.assertEqual(self.roots(), [])
 
     def test_dropped_while_another_task_is_in_a_block(self):
