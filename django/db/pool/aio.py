@@ -34,7 +34,8 @@ from .workers import SingleCall, WorkerExecutor
 _holds = ContextVar("holds", default=())
 # Pools whose max_size may be another than that of their settings.
 _resized = WeakSet()
-# (alias, engine, name) -> whether a pool is possible.
+# (alias, engine, name) -> whether a pool is possible, and whether several
+# threads can use the database.
 _can_pool = {}
 
 
@@ -77,19 +78,21 @@ def is_bound():
 
 def _can_all_pool():
     """
-    Return whether all databases with concurrent_async can have a pool. An
-    in-memory SQLite database belongs to its thread.
+    Return whether all databases with concurrent_async can have a pool, and no
+    other database belongs to one thread, as an in-memory SQLite database does.
     """
     for alias, settings_dict in connections.settings.items():
-        options = _pool_settings(settings_dict)
-        if not (isinstance(options, dict) and options.get("concurrent_async")):
-            continue
         key = alias, settings_dict["ENGINE"], settings_dict["NAME"]
         if (answer := _can_pool.get(key)) is None:
             wrapper = connections.create_connection(alias)
-            answer = wrapper.pooling_class.can_pool(wrapper)
+            pooling = wrapper.pooling_class
+            answer = pooling.can_pool(wrapper), not pooling.is_of_one_thread(wrapper)
             _can_pool[key] = answer
-        if not answer:
+        if answer == (True, True):
+            continue
+        options = _pool_settings(settings_dict)
+        is_concurrent = isinstance(options, dict) and options.get("concurrent_async")
+        if not answer[0 if is_concurrent else 1]:
             return False
     return True
 

@@ -495,6 +495,33 @@ class LeaseTests(AsyncPoolTestCase):
         self.assertEqual(self.stats().acquired, acquired + 1)
 
 
+class OtherDatabasesTests(AsyncPoolTestCase):
+    """Workers run the queries of all databases."""
+
+    def add_sqlite(self, name):
+        settings_dict = connections["default"].settings_dict.copy()
+        settings_dict.update(
+            ENGINE="django.db.backends.sqlite3", NAME=name, OPTIONS={}, POOL=None
+        )
+        self.enterContext(
+            mock.patch.dict(connections.settings, {"another": settings_dict})
+        )
+
+    def test_in_memory_database_that_belongs_to_its_thread(self):
+        for name in (":memory:", "file:another?mode=memory"):
+            with self.subTest(name=name):
+                self.add_sqlite(name)
+                self.assertIs(aio.is_bound(), True)
+
+    def test_in_memory_database_of_all_threads(self):
+        self.add_sqlite("file:another?mode=memory&cache=shared")
+        self.assertIs(aio.is_bound(), False)
+
+    def test_file(self):
+        self.add_sqlite("another.sqlite3")
+        self.assertIs(aio.is_bound(), False)
+
+
 class OffTests(AsyncPoolTestCase):
     def test_without_the_option_everything_is_as_without_a_pool(self):
         self.use_pool(concurrent_async=False)

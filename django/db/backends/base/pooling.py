@@ -111,6 +111,13 @@ class BaseDatabasePooling:
         """Return whether connections of a wrapper can be shared at all."""
         return True
 
+    @classmethod
+    def is_of_one_thread(cls, wrapper):
+        """
+        Return whether a wrapper of another thread would find another database.
+        """
+        return False
+
     def make_wrapper(self):
         """Return a wrapper for a task that no borrower has a part in."""
         return self.wrapper_class(self.settings_dict, self.alias)

@@ -26,6 +26,11 @@ class DatabasePooling(BaseDatabasePooling):
             wrapper.settings_dict["NAME"]
         )
 
+    @classmethod
+    def is_of_one_thread(cls, wrapper):
+        name = str(wrapper.settings_dict["NAME"])
+        return not cls.can_pool(wrapper) and "cache=shared" not in name
+
     def make_probe(self, connection):
         """
         A connection goes on to use a file that was deleted or replaced, where
