@@ -289,6 +289,9 @@ class TransactionPolicy(RequestPolicy):
             wrapper.__dict__.setdefault("connection", slot.connection)
         for cursor in borrower.holding.open_cursors():
             borrower.remember(cursor)
+        if RAW_CONNECTION in borrower.holding.pins:
+            # Nobody knows what was done to it.
+            borrower.traces |= SESSION
         borrower.holding.end(borrower.pool.name, borrower.report_pins)
 
 

@@ -104,6 +104,21 @@ class SessionStateTests(LeaseTestCase):
 
 
 class RawConnectionTests(LeaseTestCase):
+    def test_what_was_done_to_it_is_undone(self):
+        self.use_pool(**{**self.pool_options, "max_size": 1})
+        change, look = {
+            "postgresql": ("SET work_mem = '7777kB'", "SHOW work_mem"),
+            "mysql": ("SET @pool_test = 7777", "SELECT @pool_test"),
+            "sqlite": ("PRAGMA cache_size = 7777", "PRAGMA cache_size"),
+        }[connection.vendor]
+        self.query("SELECT 1")
+        cursor = self.wrapper.connection.cursor()
+        cursor.execute(change)
+        cursor.close()
+        del cursor
+        self.wrapper.close()
+        self.assertNotIn("7777", str(self.query(look)))
+
     def test_reading_the_attribute_between_statements(self):
         self.query("SELECT 1")
         self.assertIsNotNone(self.wrapper.connection)
