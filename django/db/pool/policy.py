@@ -320,7 +320,10 @@ class OpenCursor:
         return Pin(name, "not closed yet", location)
 
     def __call__(self):
-        cursor = self.cursor()
+        if (cursor := self.cursor()) is None:
+            # The garbage collector clears references before it closes the
+            # generators that iterate. What's left to do, __del__() does.
+            return None
         borrower = self.borrower
         cursors = borrower.holding.cursors
         if id(self) not in cursors:

@@ -4,6 +4,7 @@ import gc
 import sys
 import threading
 import unittest
+from test import support
 from unittest import mock
 
 from django.core.signals import request_finished, request_started
@@ -389,6 +390,25 @@ class DroppedCursorTests(LeaseTestCase):
         with self.wrapper.pool._lock:
             del cursor
         self.assertEqual(self.in_use, 1)
+        self.query("SELECT 1")
+        self.assertHoldsNothing()
+
+    def test_dropped_with_a_generator_in_a_cycle(self):
+        def iterate():
+            cursor = self.wrapper.cursor()
+            try:
+                cursor.execute("SELECT 1")
+                yield
+            finally:
+                cursor.close()
+
+        cycle = [iterate()]
+        next(cycle[0])
+        cycle.append(cycle)
+        with support.catch_unraisable_exception() as caught:
+            del cycle
+            gc.collect()
+            self.assertIsNone(caught.unraisable)
         self.query("SELECT 1")
         self.assertHoldsNothing()
 
