@@ -7,6 +7,7 @@ django.db.pool.aio decides. The pool isn't imported without need.
 """
 
 import asyncio
+import logging
 from asyncio import _get_running_loop
 from contextvars import ContextVar
 from functools import partial
@@ -15,6 +16,8 @@ from weakref import ref
 from asgiref import sync
 
 from django.db import connections
+
+logger = logging.getLogger("django.request")
 
 # Weak references to wrappers that the present code, or sync code that called
 # it, has used. asgiref carries them across its bridges.
@@ -142,6 +145,21 @@ async def to_the_end(awaitable):
     if canceled is not None:
         raise canceled
     return task.result()
+
+
+async def close_stream(response):
+    """
+    With a pool, close the asynchronous iterator of a response that wasn't
+    sent to its end. It may hold a connection, and the error that ended it is
+    part of a reference cycle: only the garbage collector would let it go.
+    """
+    aclose = getattr(getattr(response, "_iterator", None), "aclose", None)
+    if aclose is None or not has_pools():
+        return
+    try:
+        await to_the_end(aclose())
+    except Exception:
+        logger.exception("Closing the iterator of a streaming response failed.")
 
 
 async def join(awaitable):

@@ -1,7 +1,9 @@
 """What the tests of asynchronous operations share."""
 
 import asyncio
+import gc
 import threading
+from contextlib import contextmanager
 from unittest import mock
 
 from backends.models import Square
@@ -10,6 +12,16 @@ from django.db import async_routing, connections
 from django.db.pool import waiting, workers
 
 from .utils import ALIAS, SOON, PooledTestCase
+
+
+@contextmanager
+def no_collection():
+    """Have the garbage collector run only when it's called."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 class AsyncPoolTestCase(PooledTestCase):

@@ -3,7 +3,6 @@
 import asyncio
 import gc
 import threading
-from contextlib import contextmanager
 from test import support
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -13,7 +12,7 @@ from django.db.pool import async_atomic
 from django.db.transaction import TransactionManagementError
 from django.dispatch import Signal
 
-from .async_utils import AsyncPoolTestCase
+from .async_utils import AsyncPoolTestCase, no_collection
 from .utils import ALIAS, SOON, wait_until
 
 
@@ -23,16 +22,6 @@ class Error(Exception):
 
 def atomic(**options):
     return transaction.atomic(using=ALIAS, **options)
-
-
-@contextmanager
-def no_collection():
-    """Have the garbage collector run only when it's called."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 class AtomicTestCase(AsyncPoolTestCase):

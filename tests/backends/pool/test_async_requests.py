@@ -2,18 +2,19 @@
 
 import asyncio
 import threading
+from unittest import mock
 
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from asgiref.testing import ApplicationCommunicator
 
 from django.core.asgi import get_asgi_application
 from django.core.signals import request_finished
-from django.db import connections, transaction
+from django.db import async_routing, connections, transaction
 from django.http import HttpResponse, StreamingHttpResponse
 from django.test import AsyncRequestFactory, override_settings
 from django.urls import path
 
-from .async_utils import AsyncPoolTestCase
+from .async_utils import AsyncPoolTestCase, no_collection
 from .utils import ALIAS, SOON, wait_until
 
 # What the views do, set by the tests.
@@ -179,6 +180,66 @@ class RequestTests(AsyncPoolTestCase):
                 await self.call("/sync/", send)
 
         self.check(main())
+
+    def test_failing_send_in_a_stream(self):
+        """It isn't left to the garbage collector to close the iterator."""
+        closed = []
+
+        async def stream():
+            try:
+                async for square in self.squares.aiterator(chunk_size=1):
+                    yield str(square.root)
+            finally:
+                closed.append(True)
+
+        behavior["stream"] = stream
+        sent = []
+
+        async def send(message):
+            sent.append(message)
+            if len(sent) == 3:
+                raise OSError
+
+        async def main():
+            try:
+                await self.call("/stream/", send)
+            except OSError as e:
+                # It refers to the response.
+                error = e
+            self.assertEqual(closed, [True])
+            await asyncio.to_thread(wait_until, lambda: not self.workers.busy)
+            del error
+
+        wrapper = self.unpooled()
+        sql = "INSERT INTO backends_square (root, square) VALUES (%s, 0)"
+        for root in range(5):
+            self.query(sql, [root], wrapper)
+        wrapper.close()
+        self.enterContext(no_collection())
+        self.check(main())
+
+    def test_failing_close_of_a_stream(self):
+        async def stream():
+            try:
+                yield "x"
+                yield "y"
+            finally:
+                raise ValueError
+
+        behavior["stream"] = stream
+
+        async def send(message):
+            if message.get("body") == b"x":
+                raise OSError
+
+        async def main():
+            with self.assertRaises(OSError):
+                await self.call("/stream/", send)
+
+        # Not with assertLogs(): setup() configures logging anew.
+        with mock.patch.object(async_routing.logger, "exception") as log:
+            self.check(main())
+        log.assert_called_once()
 
     def test_disconnect(self):
         begun = asyncio.Event()
