@@ -27,8 +27,8 @@ These hold between any two calls:
 * A slot is in one status, and in ``idle`` if and only if that is IDLE.
 * If a connection is idle, nobody waits: whoever stands in line looks for one,
   and settle() serves the line where give() came in between.
-* ``calm`` is the generation, or NOT_CALM if somebody waits or there are too many
-  connections.
+* ``calm`` is the generation, or NOT_CALM if somebody waits or there are too
+  many connections.
 * If the patience of the first in line is over, no connection could be opened.
 * The line is served from its head. Nobody is served past it.
 """

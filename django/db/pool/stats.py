@@ -12,8 +12,8 @@ from dataclasses import dataclass
 # stands for a quarter of a million years.
 BUCKETS = 64
 
-# Uses of a connection that took less than 2**10 microseconds aren't told apart.
-# To do so would take as long as all the rest of giving a connection back.
+# Uses of a connection that took less than 2**10 microseconds aren't told
+# apart. To do so would take as long as half of giving a connection back.
 BRIEF_BUCKET = 10
 BRIEF = 2**BRIEF_BUCKET / 1_000_000
 
