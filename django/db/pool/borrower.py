@@ -16,13 +16,13 @@ from django.db.backends.base.pooling import SHORTEST_LIMIT, count_references
 from django.db.backends.utils import CursorWrapper
 
 from . import calls
-from .exceptions import LeaseEnded
+from .handles import EndedConnection, EndedCursor
 from .lease import Holder
 from .pins import EXPLICIT, Holding
-from .policy import POLICIES, may_use
-from .pool import wait_listeners
+from .policy import POLICIES
 from .registry import pool_for, snapshot
 from .state import DEAD, UNCLEAN
+from .thread_ends import end_with_thread
 
 logger = logging.getLogger("django.db.pool")
 
@@ -106,7 +106,7 @@ class Borrower:
         # Weak references to the cursors made under the present lease.
         self.handles = []
         self.many_handles = MANY_HANDLES
-        _end_with_thread(self)
+        end_with_thread(self)
 
     def is_current(self, wrapper):
         """Return whether the pool is still the one for a wrapper."""
@@ -470,105 +470,3 @@ class Borrower:
             wrapper.closed_in_transaction = True
             wrapper.needs_rollback = True
         wrapper.connection = None
-
-
-class EndedCursor:
-    """Stands in for a cursor whose connection was given back."""
-
-    closed = True
-
-    def __init__(self, pool_name):
-        self._pool_name = pool_name
-
-    def close(self):
-        pass
-
-    def _refuse(self):
-        raise LeaseEnded(
-            "The cursor is closed: its connection was given back to the pool "
-            f"{self._pool_name!r} and may belong to another borrower now."
-        )
-
-    def __getattr__(self, name):
-        self._refuse()
-
-    def __iter__(self):
-        self._refuse()
-
-
-class EndedConnection:
-    """Stands in for a connection given back inside an atomic block."""
-
-    def __init__(self, Database, pool_name):
-        self.__dict__.update(_Database=Database, _pool_name=pool_name)
-
-    def _refuse(self):
-        # The driver's own class, which is_usable() and the like expect.
-        raise self._Database.InterfaceError(
-            f"The connection was given back to the pool {self._pool_name!r}."
-        )
-
-    def close(self):
-        pass
-
-    def __getattr__(self, name):
-        self._refuse()
-
-    def __setattr__(self, name, value):
-        self._refuse()
-
-
-class _ThreadEnd:
-    """Its destructor runs when its thread has ended, in that thread."""
-
-    def __init__(self):
-        self.borrowers = weakref.WeakSet()
-        self.ident = threading.get_ident()
-
-    def __del__(self):
-        # In a forked child, the other threads' destructors run in this one,
-        # and the connections are the parent's. A greenlet's destructor may
-        # run anywhere. In both cases the leases are taken back as abandoned.
-        try:
-            if threading.get_ident() == self.ident:
-                for borrower in list(self.borrowers):
-                    borrower.end_with_thread()
-        except Exception:
-            # The interpreter is shutting down, its modules are gone.
-            pass
-
-
-_thread_ends = threading.local()
-
-
-def _end_with_thread(borrower):
-    try:
-        end = _thread_ends.end
-    except AttributeError:
-        end = _thread_ends.end = _ThreadEnd()
-    end.borrowers.add(borrower)
-
-
-def _rest_in_thread():
-    """
-    Give back what this thread's wrappers have no use for. What a dropped
-    exception or cursor kept with them would only be given back after their
-    next statement.
-    """
-    if (end := getattr(_thread_ends, "end", None)) is None:
-        return
-    for borrower in list(end.borrowers):
-        if (
-            borrower.lease is not None
-            and borrower.per_statement
-            and not borrower.is_borrowing
-            and (wrapper := borrower.wrapper()) is not None
-            and may_use(wrapper)
-        ):
-            try:
-                borrower.policy.rest(borrower, wrapper)
-            except Exception as e:
-                logger.debug("Giving back before waiting: %s", e)
-
-
-wait_listeners.append(_rest_in_thread)

@@ -13,6 +13,7 @@ from unittest import mock
 from django.db import connection, transaction
 from django.db.backends.signals import connection_created
 from django.db.pool import pool as pool_module
+from django.db.pool import queueing
 from django.test import SimpleTestCase
 
 from .counting import Wire, steps_of
@@ -123,14 +124,14 @@ class WakeUpTests(SimpleTestCase):
                 woken.append(self)
                 self.lock.release()
 
-        class CountedWaiter(pool_module._Waiter):
+        class CountedWaiter(queueing._Waiter):
             __slots__ = ()
 
             def __init__(self):
                 super().__init__()
                 self.wake = CountedLock(self.wake)
 
-        self.enterContext(mock.patch.object(pool_module, "_Waiter", CountedWaiter))
+        self.enterContext(mock.patch.object(queueing, "_Waiter", CountedWaiter))
 
     def test_nobody_waits(self):
         pool = make_pool(max_size=2)

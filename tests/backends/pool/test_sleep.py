@@ -3,7 +3,7 @@
 import contextlib
 from unittest import mock
 
-from django.db.pool import pool as pool_module
+from django.db.pool import queueing
 from django.test import SimpleTestCase
 
 from .fakes import Call, Clock, borrow, make_pool, wait_for_line, wait_until
@@ -25,7 +25,7 @@ class SleepTests(SimpleTestCase):
         """Return how often a borrower sleeps that finds nothing."""
         self.held = borrow(self.pool)
         with (
-            mock.patch.object(pool_module.time, "sleep", side_effect=sleep) as naps,
+            mock.patch.object(queueing.time, "sleep", side_effect=sleep) as naps,
             mock.patch.object(self.pool, "_wait"),
             contextlib.suppress(AttributeError),
         ):
@@ -38,11 +38,11 @@ class SleepTests(SimpleTestCase):
         self.assertEqual(self.count_naps(), 0)
 
     def test_a_nap_where_uses_are_short(self):
-        self.use(pool_module.NAP / 2)
+        self.use(queueing.NAP / 2)
         self.assertEqual(self.count_naps(), 1)
 
     def test_no_nap_where_uses_are_long(self):
-        self.use(pool_module.NAP * 2)
+        self.use(queueing.NAP * 2)
         self.assertEqual(self.count_naps(), 0)
 
     def test_nobody_joins_a_line_that_moves_fast(self):
@@ -55,15 +55,15 @@ class SleepTests(SimpleTestCase):
             if len(naps) == 3:
                 waiters.clear()
 
-        waiters[pool_module._Waiter()] = None
+        waiters[queueing._Waiter()] = None
         self.assertEqual(self.count_naps(sleep), 3)
 
     def test_naps_end(self):
         self.use(0)
         waiters = self.pool._state.waiters
-        waiters[waiter := pool_module._Waiter()] = None
+        waiters[waiter := queueing._Waiter()] = None
         waiter.since = waiter.patient_until = self.clock()
-        self.assertEqual(self.count_naps(), pool_module.MOST_NAPS)
+        self.assertEqual(self.count_naps(), queueing.MOST_NAPS)
 
     def wait(self, after):
         """
@@ -85,7 +85,7 @@ class SleepTests(SimpleTestCase):
                 after()
                 return woken
 
-        class WatchedWaiter(pool_module._Waiter):
+        class WatchedWaiter(queueing._Waiter):
             __slots__ = ()
 
             def __init__(self):
@@ -93,7 +93,7 @@ class SleepTests(SimpleTestCase):
                 self.wake = WatchedLock(self.wake)
 
         lease = borrow(self.pool)
-        with mock.patch.object(pool_module, "_Waiter", WatchedWaiter):
+        with mock.patch.object(queueing, "_Waiter", WatchedWaiter):
             call = Call(self.pool.acquire)
             wait_for_line(self.pool, 1)
         wait_until(lambda: asked)
@@ -104,11 +104,11 @@ class SleepTests(SimpleTestCase):
 
     def test_a_full_pool_gives_no_reason_to_look_before_a_return(self):
         permit = self.pool.acquire()
-        self.clock.advance(pool_module.LOOK_AFTER / 10)
+        self.clock.advance(queueing.LOOK_AFTER / 10)
         self.pool.opened(permit, object())
         self.pool.release(permit)
         # Longer than opening another takes.
-        self.assertAlmostEqual(self.wait(lambda: None), pool_module.LOOK_AFTER)
+        self.assertAlmostEqual(self.wait(lambda: None), queueing.LOOK_AFTER)
 
     def test_a_use_begins_when_its_borrower_runs(self):
         """Not when it's woken, which may be long before."""
