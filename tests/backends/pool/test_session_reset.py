@@ -86,9 +86,9 @@ class ResetCostTests(SessionTestCase):
     @unittest.skipUnless(is_mysqlclient, "mysqlclient tests")
     def test_mysqlclient(self):
         """
-        A reset takes one round trip, and one more for what Django sets when
-        it has opened a connection, if there's anything. Statements that could
-        have begun a transaction are rolled back before.
+        A reset takes one call of the driver, and one more for all that's set
+        when a connection is opened, if there's anything. Only statements that
+        could have begun a transaction are rolled back before.
         """
         from MySQLdb.connections import Connection
 
@@ -109,10 +109,22 @@ class ResetCostTests(SessionTestCase):
             counted("ping"),
         ):
             self.assertSent(clean=0, dirty=2)
-            for wrapper in (self.wrapper, self.other):
-                wrapper.settings_dict["OPTIONS"]["isolation_level"] = None
-            self.start()
-            self.assertSent(clean=0, dirty=1)
+            self.assertSent(clean=0, dirty=2, sql="SET @pool_test = 1")
+            self.assertSent(clean=0, dirty=3, sql="DO @pool_test := 1")
+            for options, dirty in [
+                ({"isolation_level": None}, 1),
+                ({"sql_mode": "ANSI_QUOTES", "init_command": "SET @a = 1;"}, 2),
+                ({"init_command": "SET @a = 1 -- one"}, 2),
+                # Then there's one for each.
+                ({"init_command": "SET @a = 1", "multi_statements": False}, 3),
+            ]:
+                with self.subTest(options=options):
+                    for wrapper in (self.wrapper, self.other):
+                        wrapper.settings_dict["OPTIONS"] = options
+                    self.start()
+                    self.assertSent(clean=0, dirty=dirty)
+                    self.assertEqual(self.stats().closed, {})
+                    self.start()
 
     @unittest.skipUnless(is_sqlite, "SQLite tests")
     def test_sqlite(self):
@@ -120,7 +132,7 @@ class ResetCostTests(SessionTestCase):
         self.wrapper.connection.set_trace_callback(self.count)
         self.assertSent(clean=0, dirty=0)
 
-    def assertSent(self, clean, dirty):
+    def assertSent(self, clean, dirty, sql=None):
         run(self.wrapper, "SELECT 1")
         self.sent = 0
         self.wrapper.close()
@@ -132,7 +144,8 @@ class ResetCostTests(SessionTestCase):
         self.assertEqual(self.sent, clean)
         run(
             self.wrapper,
-            {
+            sql
+            or {
                 "postgresql": "SET statement_timeout = 54321",
                 "mysql": "SELECT @pool_test := 1",
                 "sqlite": "PRAGMA cache_size = 1",

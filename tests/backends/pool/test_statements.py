@@ -293,6 +293,36 @@ class StatementJudgeTests(SimpleTestCase):
                 with self.subTest(backend=backend, sql=sql):
                     self.assertEqual(self.judge(backend, sql), TRANSACTION)
 
+    def test_session_only(self):
+        """It leaves no transaction to be rolled back."""
+        for sql in [
+            "SET @x = 1",
+            " set foreign_key_checks = 0",
+            "SET autocommit = 0",
+            "SET SESSION TRANSACTION READ ONLY",
+            "CREATE TEMPORARY TABLE t (a integer)",
+            "DROP TEMPORARY TABLE t",
+            "LOCK TABLES t WRITE",
+            "USE other",
+        ]:
+            with self.subTest(sql=sql):
+                self.assertEqual(self.judge("mysql", sql), SESSION)
+        for sql in [
+            "SET STATEMENT max_statement_time = 1 FOR BEGIN",
+            "SET/**/STATEMENT max_statement_time = 1 FOR START TRANSACTION",
+            "SET\n/* c\n */STATEMENT\nmax_statement_time = 1\nFOR BEGIN",
+            "/* c */ SET @x = 1",
+            "SET @x = 1; BEGIN",
+            "CREATED",
+            "CALL p()",
+            "EXECUTE IMMEDIATE 'BEGIN'",
+            "BEGIN NOT ATOMIC START TRANSACTION; END",
+            "XA START 'x'",
+            "UNLOCK TABLES",
+        ]:
+            with self.subTest(sql=sql):
+                self.assertEqual(self.judge("mysql", sql), ANYTHING)
+
     def test_not_a_string(self):
         for backend in POOLINGS:
             for sql in [None, b"SELECT 1", object(), 1, ["SELECT 1"]]:
@@ -322,7 +352,7 @@ class StatementJudgeTests(SimpleTestCase):
 
         for backend in POOLINGS:
             self.assertEqual(self.judge(backend, Statement("SELECT 1")), NOTHING)
-            self.assertEqual(self.judge(backend, Statement("SET a = 1")), ANYTHING)
+            self.assertEqual(self.judge(backend, Statement("CALL p()")), ANYTHING)
 
     def test_only_harmless_statements_are_remembered(self):
         judge = StatementJudge(["SELECT"], suspicious="danger")
@@ -366,6 +396,8 @@ class StatementJudgeProperties(SimpleTestCase):
                 *judge.harmless_pairs,
                 *judge.WITHIN_TRANSACTION,
                 *judge.BEGIN,
+                # Those of MySQL that leave no transaction.
+                *["CREATE", "DROP", "LOCK", "SET", "USE"],
             }
             if word.upper() not in known:
                 self.assertEqual(judge.judge(f"{blank}{word} {tail}"), ANYTHING)
@@ -381,5 +413,5 @@ class StatementJudgeProperties(SimpleTestCase):
         def test_any_text_is_judged_the_same_twice(self, backend, text):
             judge = POOLINGS[backend].statement_judge
             found = judge.judge(text)
-            self.assertIn(found, [NOTHING, TRANSACTION, ANYTHING])
+            self.assertIn(found, [NOTHING, TRANSACTION, SESSION, ANYTHING])
             self.assertEqual(judge.judge(text), found)

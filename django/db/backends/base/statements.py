@@ -37,6 +37,8 @@ class StatementJudge:
     suspicious: a pattern; what it matches makes a statement suspicious
         whatever its first word is. It's searched for without regard to case.
     harmless_pairs: first words -> second words that together leave nothing.
+    session_only: a pattern; statements whose beginning it matches leave
+        something in the session, but no transaction.
     """
 
     # They end a transaction, or begin nothing but a part of one.
@@ -45,10 +47,13 @@ class StatementJudge:
     )
     BEGIN = frozenset(["BEGIN", "START"])
 
-    def __init__(self, harmless, suspicious=None, harmless_pairs=None):
+    def __init__(
+        self, harmless, suspicious=None, harmless_pairs=None, session_only=None
+    ):
         self.harmless = frozenset(harmless)
         self.suspicious = suspicious and re.compile(suspicious, re.IGNORECASE)
         self.harmless_pairs = harmless_pairs or {}
+        self.session_only = session_only and re.compile(session_only, re.IGNORECASE)
         self.remembered = set()
 
     def judge(self, sql):
@@ -72,6 +77,8 @@ class StatementJudge:
         if first not in self.harmless and second not in self.harmless_pairs.get(
             first, ()
         ):
+            if self.session_only is not None and self.session_only.match(sql):
+                return SESSION
             return ANYTHING
         if self.suspicious is not None and self.suspicious.search(sql):
             return SESSION

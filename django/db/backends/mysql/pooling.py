@@ -2,6 +2,8 @@ from weakref import WeakKeyDictionary
 
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.backends.base.statements import StatementJudge
+from django.db.backends.signals import connection_created
+from django.utils.functional import cached_property
 
 # SERVER_STATUS_IN_TRANS of the client/server protocol.
 IN_TRANSACTION = 1
@@ -21,6 +23,9 @@ class DatabasePooling(BaseDatabasePooling):
         # User variables, locks that belong to the session, and comments that
         # the server executes.
         suspicious=r"(?<!@)@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b|/\*M?!",
+        # mysqlclient doesn't tell whether there's a transaction to roll back,
+        # which takes a round trip. SET STATEMENT ... FOR may begin one.
+        session_only=(r"\s*(?:CREATE|DROP|LOCK|USE|SET\b(?!(?s:.*)\bSTATEMENT\b))\b"),
     )
 
     def get_fileno(self, connection):
@@ -89,17 +94,38 @@ class DatabasePooling(BaseDatabasePooling):
         )
         connection.autocommit(wrapper.settings_dict["AUTOCOMMIT"])
         # The driver waits for each answer, and the server has no means to do
-        # this and the following along with the above.
-        if statements := self.session_statements(params):
-            with connection.cursor() as cursor:
-                cursor.execute(statements)
+        # this along with the above.
+        statements = self.session_statements(params)
+        if self.has_own_initialization:
+            statements += self.initial_statements(wrapper)
+        if statements and params.get("multi_statements", True):
+            # On lines of their own: init_command may end with a comment.
+            statements = ["\n; ".join(statements)]
+        with connection.cursor() as cursor:
+            for sql in statements:
+                cursor.execute(sql)
         self.initialize_again(wrapper)
         return True
+
+    def initialize_again(self, wrapper):
+        # The backend's own initialization is part of reset() already.
+        if not self.has_own_initialization:
+            wrapper.init_connection_state()
+        connection_created.send(sender=self.wrapper_class, connection=wrapper)
+
+    @cached_property
+    def has_own_initialization(self):
+        from .base import DatabaseWrapper
+
+        return (
+            self.wrapper_class.init_connection_state
+            is DatabaseWrapper.init_connection_state
+        )
 
     def session_statements(self, params):
         """
         Return the SQL of what the driver sets up from its parameters when it
-        connects, and the server forgets with the session.
+        connects, and the server forgets with the session, as a list.
         """
         statements = []
         if collation := params.get("collation"):
@@ -107,5 +133,15 @@ class DatabasePooling(BaseDatabasePooling):
         if sql_mode := params.get("sql_mode"):
             statements.append(f"SET SESSION sql_mode='{sql_mode}'")
         if init_command := params.get("init_command"):
-            statements.append(init_command)
-        return "; ".join(statements)
+            statements.append(init_command.rstrip("; \t\r\n"))
+        return statements
+
+    def initial_statements(self, wrapper):
+        """Return what init_connection_state() executes, as a list."""
+        statements = []
+        if wrapper.features.is_sql_auto_is_null_enabled:
+            statements.append("SET SQL_AUTO_IS_NULL = 0")
+        if wrapper.isolation_level:
+            level = wrapper.isolation_level.upper()
+            statements.append(f"SET SESSION TRANSACTION ISOLATION LEVEL {level}")
+        return statements
