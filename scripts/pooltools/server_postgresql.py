@@ -71,6 +71,8 @@ class PostgreSQL(Server):
             "fsync=off",
             "synchronous_commit=off",
             "full_page_writes=off",
+            # Tests use them.
+            "max_prepared_transactions=10",
             *self.options,
         ]
         flags = [part for setting in settings for part in ("-c", setting)]

@@ -118,6 +118,10 @@ def changes(name, *args):
 def postgresql_kinds():
     from django.db.backends.postgresql.psycopg_any import IsolationLevel
 
+    def receive(wrapper):
+        run(wrapper, "LISTEN pool_test")
+        run(wrapper, "NOTIFY pool_test")
+
     held_cursor = "SELECT COUNT(*) FROM pg_cursors"
     locks = (
         "SELECT COUNT(*) FROM pg_locks "
@@ -179,6 +183,15 @@ def postgresql_kinds():
         "SELECT COUNT(*) FROM pg_listening_channels()",
     )
     yield Kind(
+        "notifications that nobody has read",
+        receive,
+        lambda wrapper: len(
+            wrapper.connection.notifies
+            if is_psycopg2
+            else wrapper.connection._notifies_backlog
+        ),
+    )
+    yield Kind(
         "cursor WITH HOLD",
         "DECLARE pool_test CURSOR WITH HOLD FOR SELECT 1",
         held_cursor,
@@ -196,7 +209,7 @@ def postgresql_kinds():
     ]:
         yield Kind(f"driver: {name}", set_attribute(name, value), attribute(name))
     if is_psycopg3:
-        from psycopg import ClientCursor
+        from psycopg import ClientCursor, ServerCursor
         from psycopg.rows import dict_row
         from psycopg.types.string import StrDumper, TextLoader
 
@@ -211,6 +224,7 @@ def postgresql_kinds():
             ("prepared_max", 7),
             ("row_factory", dict_row),
             ("cursor_factory", type("Cursor", (ClientCursor,), {})),
+            ("server_cursor_factory", type("Cursor", (ServerCursor,), {})),
         ]:
             yield Kind(f"driver: {name}", set_attribute(name, value), attribute(name))
         yield Kind(

@@ -1,6 +1,8 @@
 """When and how sessions are reset."""
 
 import contextlib
+import itertools
+import os
 import tempfile
 import threading
 import time
@@ -394,6 +396,55 @@ class ResetCallableTests(SessionTestCase):
         stats = pool.stats()
         self.assertEqual(stats.closed, {"pool closed": 1})
         self.assertEqual(stats.size, 0)
+
+
+@unittest.skipUnless(is_postgresql, "PostgreSQL tests")
+class TwoPhaseTests(SessionTestCase):
+    """
+    Once prepared, a transaction isn't the session's any more, but the driver
+    goes on to refuse everything else.
+    """
+
+    def setUp(self):
+        super().setUp()
+        if run(self.wrapper, "SHOW max_prepared_transactions") == ("0",):
+            self.skipTest("The server has no two-phase transactions.")
+
+    def begin(self):
+        self.wrapper.set_autocommit(False)
+        connection = self.wrapper.connection
+        connection.tpc_begin(connection.xid(1, f"pool_test_{os.getpid()}", "x"))
+        run(self.wrapper, "SELECT 1")
+
+    def assertClosed(self, reset):
+        self.wrapper.close()
+        self.assertEqual(self.stats().closed, {"unclean": 1})
+        self.assertEqual(run(self.other, "SELECT 1"), (1,))
+        self.start(reset=reset)
+
+    def test_begun(self):
+        for reset in ["auto", "never"]:
+            with self.subTest(reset=reset):
+                self.start(reset=reset)
+                self.begin()
+                self.assertClosed(reset)
+
+    def test_prepared(self):
+        for reset, autocommit in itertools.product(["auto", "never"], [True, False]):
+            with self.subTest(reset=reset, autocommit=autocommit):
+                for wrapper in (self.wrapper, self.other):
+                    wrapper.settings_dict["AUTOCOMMIT"] = autocommit
+                self.start(reset=reset)
+                self.begin()
+                self.wrapper.connection.tpc_prepare()
+                sql = (
+                    "SELECT gid FROM pg_prepared_xacts "
+                    "WHERE database = current_database()"
+                )
+                unpooled = self.unpooled()
+                (gid,) = run(unpooled, sql)
+                run(unpooled, f"ROLLBACK PREPARED '{gid}'")
+                self.assertClosed(reset)
 
 
 @unittest.skipIf(is_sqlite, "SQLite has no server.")

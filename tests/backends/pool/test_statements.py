@@ -167,6 +167,8 @@ DIRTY_ON = {
         "VALUES (set_config('a.b', 'x', false))",
         "UPDATE pg_settings SET setting = 'x' WHERE name = 'search_path'",
         "INSERT INTO t SELECT set_config('a.b', 'x', false)",
+        "SELECT U&\"set\\005fconfig\"('search_path', 'x', false)",
+        "SELECT set_limit(0.5)",
         "SELECT pg_advisory_lock(1)",
         "SELECT pg_advisory_lock_shared(1, 2)",
         "SELECT pg_try_advisory_lock(1)",

@@ -18,9 +18,13 @@ if is_psycopg3:
         "_autocommit",
         "row_factory",
         "cursor_factory",
+        "server_cursor_factory",
         "_notice_handlers",
         "_notify_handlers",
+        "_tpc",
     )
+else:
+    from psycopg2.extensions import STATUS_PREPARED
 
 # What DISCARD ALL stands for. DISCARD ALL itself can't be sent together with
 # other statements: they would make up a transaction.
@@ -67,11 +71,13 @@ class DatabasePooling(BaseDatabasePooling):
     statement_judge = StatementJudge(
         ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "SHOW", "VALUES"],
         # Functions that change the session, the view that does so when it's
-        # updated, and SELECT INTO, which may create a temporary table. The
-        # locks of pg_advisory_xact_lock() end with the transaction.
+        # updated, names in which anything may be written as a number, and
+        # SELECT INTO, which may create a temporary table. The locks of
+        # pg_advisory_xact_lock() end with the transaction.
         suspicious=(
-            r"\bset_config\b|\bpg_settings\b|\bpg_(?:try_)?advisory_(?!xact)|"
-            r"\b(?:next|set)val\b|\bdblink|^(?![\s(]*insert\b)(?s:.*)\binto\b"
+            r"\bset_config\b|\bset_limit\b|\bpg_settings\b|"
+            r"\bpg_(?:try_)?advisory_(?!xact)|\b(?:next|set)val\b|\bdblink|"
+            r"\bu&\"|^(?![\s(]*insert\b)(?s:.*)\binto\b"
         ),
         harmless_pairs={"SET": ["LOCAL", "TRANSACTION", "CONSTRAINTS"]},
     )
@@ -89,6 +95,7 @@ class DatabasePooling(BaseDatabasePooling):
             "prepared_max": "_prepared.prepared_max",
             "row_factory": "row_factory",
             "cursor_factory": "cursor_factory",
+            "server_cursor_factory": "server_cursor_factory",
             "autocommit": "_autocommit",
         }
         # Whoever changes these can't be undone. Registering an adapter
@@ -106,7 +113,11 @@ class DatabasePooling(BaseDatabasePooling):
             return super().make_probe(connection)
 
         def in_transaction(self, connection):
-            return connection.pgconn.transaction_status != 0
+            # After tpc_prepare(), the server has none, and the driver refuses
+            # everything else, rollback() included.
+            return (
+                connection.pgconn.transaction_status != 0 or connection._tpc is not None
+            )
 
         def read_closed_cursor(self, cursor):
             # It forgets everything else itself.
@@ -128,6 +139,11 @@ class DatabasePooling(BaseDatabasePooling):
                 # With "prepare", it would deallocate itself.
                 cursor.execute(sql, prepare=False)
 
+        def forget_messages(self, connection):
+            # psycopg 3.1 doesn't keep any.
+            if backlog := getattr(connection, "_notifies_backlog", None):
+                backlog.clear()
+
     else:
         driver_attributes = {
             "isolation_level": "isolation_level",
@@ -147,7 +163,12 @@ class DatabasePooling(BaseDatabasePooling):
             }
 
         def in_transaction(self, connection):
-            return connection.get_transaction_status() != 0
+            # After tpc_prepare(), the server has none, and the driver refuses
+            # everything else, rollback() included.
+            return (
+                connection.get_transaction_status() != 0
+                or connection.status == STATUS_PREPARED
+            )
 
         def rollback(self, connection):
             connection.rollback()
@@ -162,6 +183,9 @@ class DatabasePooling(BaseDatabasePooling):
         def execute(self, connection, sql):
             with connection.cursor() as cursor:
                 cursor.execute(sql)
+
+        def forget_messages(self, connection):
+            connection.notices, connection.notifies = [], []
 
     _read_driver_state = attrgetter(*driver_attributes.values(), *driver_registries)
 
@@ -223,6 +247,8 @@ class DatabasePooling(BaseDatabasePooling):
         if role := wrapper.settings_dict["OPTIONS"].get("assume_role"):
             statements.append(wrapper.ops.compose_sql("SET ROLE %s", [role]))
         self.execute(connection, "; ".join(statements))
+        # Notifications, for one, that nobody has read.
+        self.forget_messages(connection)
         if not wrapper.settings_dict["AUTOCOMMIT"]:
             connection.commit()
         self.initialize_again(wrapper)
