@@ -285,6 +285,8 @@ def postgresql_kinds():
 
 
 def mysql_kinds():
+    from MySQLdb.constants import FIELD_TYPE
+
     isolation = (
         "SHOW VARIABLES WHERE Variable_name IN "
         "('tx_isolation', 'transaction_isolation')"
@@ -361,6 +363,18 @@ def mysql_kinds():
         attribute("encoding"),
         closes=True,
     )
+    decoders = "decoders" if is_pymysql else "converter"
+    for name, key in [("encoders", frozenset), (decoders, FIELD_TYPE.LONG)]:
+        yield Kind(
+            f"driver: {name}",
+            lambda wrapper, name=name, key=key: getattr(
+                wrapper.connection, name
+            ).update({key: print}),
+            lambda wrapper, name=name, key=key: getattr(wrapper.connection, name).get(
+                key
+            ),
+            closes=True,
+        )
     yield Kind(
         "hidden: in a stored function",
         "SELECT pool_test_function()",

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import select
 import threading
 import unittest
 from contextlib import ExitStack
@@ -191,6 +192,22 @@ class DriverHandleTests(PooledTestCase):
         if self.wrapper.Database.__name__ == "pymysql":
             # Its destructors would print that they can't read the rest.
             cursor._result.unbuffered_active = False
+
+    @only("mysql")
+    def test_answer_that_nobody_reads(self):
+        """The next borrower's query isn't taken to be answered by it."""
+        raw = self.raw()
+        if hasattr(raw, "send_query"):
+            raw.send_query("SELECT 1")
+        else:
+            # As PyMySQL does it itself. 3 is the number of a query.
+            raw._execute_command(3, "SELECT 1")
+        socket = getattr(raw, "_sock", raw)
+        self.assertTrue(select.select([socket], [], [], SOON)[0])
+        del raw, socket
+        self.wrapper.close()
+        self.assertEqual(self.query("SELECT 7", wrapper=self.other), (7,))
+        self.assertEqual(self.stats().opened, 2)
 
     @only("postgresql", psycopg=3)
     def test_copy_from_the_server(self):

@@ -1,7 +1,10 @@
 """Nothing of a session passes from one borrower to the next."""
 
 import contextlib
+import tempfile
 import unittest
+from pathlib import Path
+from unittest import mock
 
 from django.db import DatabaseError, connection, connections, transaction
 
@@ -411,6 +414,25 @@ class InitializedStateTests(SessionTestCase):
             ("utf8mb4_bin",),
             "SET NAMES utf8mb4 COLLATE utf8mb4_general_ci",
         )
+
+    @unittest.skipUnless(is_mysql, "MySQL tests")
+    def test_user_from_a_file(self):
+        """Nobody is made the user that has no name."""
+        path = Path(self.enterContext(tempfile.TemporaryDirectory()), "my.cnf")
+        keys = {"USER": "user", "PASSWORD": "password"}
+        lines = [f"{key}={self.settings_dict[name]}" for name, key in keys.items()]
+        path.write_text("\n".join(["[client]", *lines]))
+        for wrapper in (self.wrapper, self.other):
+            wrapper.settings_dict.update(USER="", PASSWORD="")
+        self.set_option(read_default_file=str(path))
+        run(self.wrapper, "SET @pool_test = 1")
+        driver = type(self.wrapper.connection)
+        change_user = mock.Mock(side_effect=AssertionError)
+        with mock.patch.object(driver, "change_user", change_user, create=True):
+            self.wrapper.close()
+        self.assertEqual(change_user.mock_calls, [])
+        self.assertEqual(self.stats().closed, {"not reset": 1})
+        self.assertEqual(run(self.other, "SELECT @pool_test"), (None,))
 
     @unittest.skipUnless(is_mysql, "MySQL tests")
     def test_all_of_them(self):

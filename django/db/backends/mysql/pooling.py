@@ -71,16 +71,36 @@ class DatabasePooling(BaseDatabasePooling):
             and super().make_clean(wrapper, borrower)
         )
 
+    def check_in_doubt(self, wrapper):
+        # The server says nothing unasked but that it's about to leave. What
+        # else there is to read is an answer that ping() would take for its
+        # own.
+        return False
+
     def read_driver_state(self, connection):
-        return connection.get_autocommit(), connection.cursorclass, connection.encoding
+        decoders = getattr(connection, "converter", None)
+        if decoders is None:
+            # PyMySQL's name for them.
+            decoders = connection.decoders
+        return (
+            connection.get_autocommit(),
+            connection.cursorclass,
+            connection.encoding,
+            # Dictionaries are slow to compare.
+            [*connection.encoders.values()],
+            [*decoders.values()],
+        )
 
     def reset(self, wrapper, session):
         connection = wrapper.connection
-        _, connection.cursorclass, encoding = session.driver_state
-        if connection.encoding != encoding:
-            # The driver would go on to use its character set.
+        _, connection.cursorclass, *unchangeable = session.driver_state
+        if [*self.read_driver_state(connection)][2:] != unchangeable:
+            # For one, the driver would go on to use its character set.
             return False
         params = wrapper.get_connection_params()
+        if not params.keys().isdisjoint(["read_default_file", "read_default_group"]):
+            # Only the driver knows who the user is.
+            return False
         try:
             # The server drops all of the session's state, in one round trip.
             change_user = connection.change_user
