@@ -421,6 +421,9 @@ def sqlite_kinds():
         ("row_factory", connection.Database.Row),
         ("text_factory", bytes),
         ("isolation_level", "IMMEDIATE"),
+        # Not isolation_level's way to control transactions any more.
+        ("autocommit", False),
+        ("autocommit", True),
     ]:
         yield Kind(f"driver: {name}", set_attribute(name, value), attribute(name))
     yield Kind(

@@ -73,6 +73,7 @@ class DatabasePooling(BaseDatabasePooling):
             connection.row_factory,
             connection.text_factory,
             connection.isolation_level,
+            connection.autocommit,
         )
 
     # To open a file anew costs less than to undo what can be done to a
