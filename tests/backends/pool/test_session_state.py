@@ -161,6 +161,40 @@ class SessionStateTests(SessionTestCase):
         self.wrapper.close()
         self.assertEqual(run(self.other, "SHOW statement_timeout"), ("0",))
 
+    def test_other_methods_that_execute_are_seen(self):
+        if is_sqlite:
+            name, sql, see = (
+                "executescript",
+                "PRAGMA case_sensitive_like = 1;",
+                "SELECT 'a' LIKE 'A'",
+            )
+        elif is_psycopg3:
+            name, sql, see = (
+                "stream",
+                "SELECT set_config('statement_timeout', '54321', false)",
+                "SHOW statement_timeout",
+            )
+        else:
+            self.skipTest("The driver has none.")
+        before = run(self.wrapper, see)
+        for debug in [False, True]:
+            for kwargs in [{}, {"query": sql}] if is_psycopg3 else [{}]:
+                with self.subTest(debug=debug, kwargs=kwargs):
+                    self.wrapper.force_debug_cursor = debug
+                    with self.wrapper.cursor() as cursor:
+                        args = [] if kwargs else [sql]
+                        list(getattr(cursor, name)(*args, **kwargs))
+                    self.assertNotEqual(run(self.wrapper, see), before)
+                    self.wrapper.close()
+                    self.assertEqual(run(self.other, see), before)
+                    self.other.close()
+        if is_psycopg3:
+            # The statement is looked at.
+            self.start()
+            with self.wrapper.cursor() as cursor:
+                list(cursor.stream("SELECT 1"))
+            self.assertEqual(self.wrapper._borrower.traces, 0)
+
     def test_a_transaction_is_rolled_back_whatever_reset_says(self):
         self.create_table()
         for reset in ["auto", "always", "never", lambda connection: None]:
