@@ -350,7 +350,7 @@ class Borrower:
             if isinstance(cursor, CursorWrapper):
                 cursor.cursor = EndedCursor(self.pool.name)
             else:
-                cursor.close()
+                self.pool.pooling.end_cursor(cursor)
 
     # ##### How long it lasts #####
 

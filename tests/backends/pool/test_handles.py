@@ -6,9 +6,17 @@ import select
 import threading
 import unittest
 from contextlib import ExitStack
+from functools import partial
 from unittest import mock
 
-from django.db import Error, InterfaceError, connection, connections, transaction
+from django.db import (
+    Error,
+    InterfaceError,
+    ProgrammingError,
+    connection,
+    connections,
+    transaction,
+)
 
 from .utils import ALIAS, SOON, PooledTestCase, run_in_thread
 
@@ -192,6 +200,31 @@ class DriverHandleTests(PooledTestCase):
         if self.wrapper.Database.__name__ == "pymysql":
             # Its destructors would print that they can't read the rest.
             cursor._result.unbuffered_active = False
+
+    def test_rows_of_a_cursor_that_ended(self):
+        """Whether they are in memory doesn't matter."""
+        sql = "SELECT 1 UNION ALL SELECT 2 UNION ALL SELECT 3"
+        for begin in [
+            lambda cursor: partial(next, iter(cursor)),
+            lambda cursor: cursor.fetchone,
+            lambda cursor: cursor.fetchall,
+            lambda cursor: cursor.cursor.fetchone,
+            lambda cursor: partial(next, iter(cursor.cursor)),
+        ]:
+            cursor = self.wrapper.cursor()
+            cursor.execute(sql)
+            go_on = begin(cursor)
+            if isinstance(go_on, partial):
+                self.assertEqual(go_on(), (1,))
+            self.wrapper.close()
+            drivers = self.wrapper.Database
+            with self.assertRaises(
+                # SQLite's way to say so.
+                (ProgrammingError, drivers.ProgrammingError)
+                if connection.vendor == "sqlite"
+                else (InterfaceError, drivers.InterfaceError)
+            ):
+                go_on()
 
     @only("mysql")
     def test_answer_that_nobody_reads(self):

@@ -365,6 +365,13 @@ class BaseDatabasePooling:
             wrapper._set_autocommit(borrower.autocommit)
         return True
 
+    def end_cursor(self, cursor):
+        """
+        Close a cursor, the driver's or the backend's own, that somebody still
+        holds.
+        """
+        cursor.close()
+
     def read_closed_cursor(self, cursor):
         """
         Return what's still read of a driver's cursor after it was closed, as

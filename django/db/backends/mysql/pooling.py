@@ -34,6 +34,18 @@ class DatabasePooling(BaseDatabasePooling):
             return sock.fileno()
         return super().get_fileno(connection)
 
+    def end_cursor(self, cursor):
+        super().end_cursor(cursor)
+
+        def refuse():
+            raise self.wrapper_class.Database.InterfaceError(
+                "The cursor is closed: its connection was given back."
+            )
+
+        # Both drivers hand out rows that they have in memory, or raise a
+        # TypeError. They ask this before.
+        cursor._check_executed = refuse
+
     def read_closed_cursor(self, cursor):
         return {
             **super().read_closed_cursor(cursor),
