@@ -469,6 +469,22 @@ class CleanTests(PooledTestCase):
         else:
             self.assertClean()
 
+    def test_rows_left_unread(self):
+        """Not to read on interrupts nothing."""
+        self.create_table()
+        sql = "SELECT 1 UNION ALL SELECT 2"
+        with self.wrapper.cursor() as cursor:
+            cursor.execute(sql)
+            for _ in cursor:
+                break
+        with self.wrapper.cursor() as cursor:
+            cursor.execute(sql)
+            with self.assertRaises(ZeroDivisionError):
+                for _ in cursor:
+                    raise ZeroDivisionError
+        self.wrapper.close()
+        self.assertClean()
+
     @unittest.skipUnless(connection.vendor == "mysql", "MySQL tests")
     def test_error_that_the_backend_translates(self):
         """A driver's error that the backend raises as one of Django's."""
