@@ -95,6 +95,13 @@ HARMLESS_ON = {
         "INSERT INTO `t` (`a`) VALUES (%s) ON DUPLICATE KEY UPDATE `a` = `a`",
         "SELECT * FROM `t` FOR UPDATE SKIP LOCKED",
         "SELECT engine FROM information_schema.tables WHERE table_name = %s",
+        "WITH c AS (SELECT 1) SELECT * FROM c",
+        "WITH RECURSIVE c (n) AS (SELECT 1) SELECT n FROM c",
+    ],
+    "oracle": [
+        'WITH "C" AS (SELECT 1 FROM DUAL) SELECT * FROM "C"',
+        'MERGE INTO "T" USING "U" ON ("T"."ID" = "U"."ID") WHEN MATCHED THEN '
+        'UPDATE SET "A" = 1',
     ],
     "sqlite": [
         "REPLACE INTO t VALUES (1)",
@@ -236,6 +243,14 @@ DIRTY_ON = {
         "XA START 'x'",
         "DO GET_LOCK('x', 0)",
         "CREATE TEMPORARY TABLE t (a integer)",
+        "WITH c AS (SELECT @x := 1) SELECT * FROM c",
+    ],
+    "oracle": [
+        "WITH FUNCTION f RETURN NUMBER IS BEGIN p(); RETURN 1; END; "
+        "SELECT f FROM DUAL",
+        "BEGIN p(); END;",
+        "ALTER SESSION SET NLS_DATE_FORMAT = 'YYYY'",
+        "LOCK TABLE t IN EXCLUSIVE MODE",
     ],
     "sqlite": [
         "PRAGMA foreign_keys = OFF",

@@ -19,7 +19,7 @@ class DatabasePooling(BaseDatabasePooling):
     # It would take a query to find out anew what the server is like.
     wrapper_attributes = ("isolation_level", "mysql_server_data")
     statement_judge = StatementJudge(
-        ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "SHOW"],
+        ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "SHOW", "WITH"],
         # User variables, locks that belong to the session, and comments that
         # the server executes.
         suspicious=r"(?<!@)@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b|/\*M?!",

@@ -1,9 +1,14 @@
 from django.db.backends.base.pooling import BaseDatabasePooling
+from django.db.backends.base.statements import StatementJudge
 
 
 class DatabasePooling(BaseDatabasePooling):
     connect_timeout_param = "tcp_connect_timeout"
     wrapper_attributes = ("operators", "pattern_ops")
+    # What's declared in WITH can't outlive the statement.
+    statement_judge = StatementJudge(
+        ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH"]
+    )
 
     def make_probe(self, connection):
         # A local check, see Connection.is_healthy() in the documentation of
