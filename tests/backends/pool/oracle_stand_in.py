@@ -49,6 +49,8 @@ class Connection:
         self.log = Log()
         self.autocommit = False
         self.stmtcachesize = 20
+        self.inputtypehandler = None
+        self.outputtypehandler = None
 
     def _verify_connected(self):
         if not self.log.open:

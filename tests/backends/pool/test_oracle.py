@@ -125,6 +125,28 @@ class OracleTests(SimpleTestCase):
             self.wrapper.close()
         self.assertEqual(log.calls, before)
 
+    def test_attributes_of_the_driver(self):
+        """Nobody inherits them."""
+        for number, (name, value) in enumerate(
+            [
+                ("autocommit", False),
+                ("inputtypehandler", print),
+                ("outputtypehandler", print),
+                ("stmtcachesize", 7),
+            ],
+            1,
+        ):
+            with self.subTest(name=name):
+                self.wrapper.ensure_connection()
+                before = getattr(self.wrapper.connection, name)
+                setattr(self.wrapper.connection, name, value)
+                self.wrapper.close()
+                self.wrapper.ensure_connection()
+                self.assertEqual(getattr(self.wrapper.connection, name), before)
+                self.assertEqual(self.stats().closed, {"not reset": number})
+        self.query(INSERT)
+        self.assertEqual(self.server.committed, [INSERT])
+
     def test_operators_reach_every_borrower(self):
         """They are found out on opening."""
         self.wrapper.ensure_connection()

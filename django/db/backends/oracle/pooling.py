@@ -1,3 +1,5 @@
+from operator import attrgetter
+
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.backends.base.statements import StatementJudge
 
@@ -10,6 +12,11 @@ class DatabasePooling(BaseDatabasePooling):
         ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH"]
     )
 
+    # Those that the driver knows in each mode and with each client library.
+    _read_driver_state = attrgetter(
+        "autocommit", "inputtypehandler", "outputtypehandler", "stmtcachesize"
+    )
+
     def make_probe(self, connection):
         # A local check, see Connection.is_healthy() in the documentation of
         # python-oracledb.
@@ -17,3 +24,6 @@ class DatabasePooling(BaseDatabasePooling):
 
     def in_transaction(self, connection):
         return connection.transaction_in_progress
+
+    def read_driver_state(self, connection):
+        return self._read_driver_state(connection)
