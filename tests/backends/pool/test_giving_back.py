@@ -485,6 +485,30 @@ class CleanTests(PooledTestCase):
         self.wrapper.close()
         self.assertClean()
 
+    def test_error_in_an_atomic_block(self):
+        """The wrapper doesn't keep it longer than the block lasts."""
+        self.create_table()
+        for lease in ["request", "transaction"]:
+            with self.subTest(lease=lease):
+                self.wrapper.close()
+                self.wrapper.close_pool()
+                self.use_pool(max_size=1, timeout=1, lease=lease)
+                try:
+                    # As Model.save() does it.
+                    with (
+                        transaction.atomic(ALIAS),
+                        transaction.mark_for_rollback_on_error(ALIAS),
+                    ):
+                        self.query("SELECT no_such_column")
+                except DatabaseError:
+                    pass
+                self.query("SELECT 1")
+                if lease == "transaction":
+                    self.assertEqual(self.stats().in_use, 0)
+                self.wrapper.close()
+                stats = self.stats()
+                self.assertEqual((stats.opened, stats.closed), (1, {}))
+
     @unittest.skipUnless(connection.vendor == "mysql", "MySQL tests")
     def test_error_that_the_backend_translates(self):
         """A driver's error that the backend raises as one of Django's."""
