@@ -16,7 +16,7 @@ from django.db.backends.base.pooling import SHORTEST_LIMIT, count_references
 from django.db.backends.utils import CursorWrapper
 
 from . import calls
-from .handles import EndedConnection, EndedCursor
+from .handles import CloseOnServer, EndedConnection, EndedCursor
 from .lease import Holder
 from .pins import EXPLICIT, Holding
 from .policy import POLICIES
@@ -320,6 +320,8 @@ class Borrower:
         if self.per_statement:
             self.policy.watch(self, self.wrapper(), cursor, name is not None)
         else:
+            if name is not None:
+                cursor.close = CloseOnServer(self, cursor)
             self.remember(cursor)
 
     def remember(self, cursor):

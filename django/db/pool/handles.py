@@ -1,7 +1,12 @@
 """
 What's left in the hands of a borrower that has given its connection back: it
-refuses to do anything, and says why.
+refuses to do anything, and says why. And what notices that a cursor on the
+server was left open.
 """
+
+import weakref
+
+from django.db.backends.base.statements import SESSION
 
 from .exceptions import LeaseEnded
 
@@ -50,3 +55,27 @@ class EndedConnection:
 
     def __setattr__(self, name, value):
         self._refuse()
+
+
+class CloseOnServer:
+    """
+    Takes the place of the close() of a cursor on the server. If it's dropped
+    together with the cursor before it was called, the server still has that.
+    """
+
+    __slots__ = ("borrower", "lease", "cursor")
+
+    def __init__(self, borrower, cursor):
+        self.borrower = borrower
+        self.lease = borrower.lease
+        self.cursor = weakref.ref(cursor)
+
+    def __call__(self):
+        self.lease = None
+        if (cursor := self.cursor()) is not None:
+            # Else the garbage collector has cleared the reference before.
+            return cursor.cursor.close()
+
+    def __del__(self):
+        if self.lease is not None and self.lease is self.borrower.lease:
+            self.borrower.traces |= SESSION

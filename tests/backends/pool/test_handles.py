@@ -5,6 +5,7 @@ import logging
 import select
 import threading
 import unittest
+import warnings
 from contextlib import ExitStack
 from functools import partial
 from unittest import mock
@@ -131,6 +132,34 @@ class ServerSideCursorTests(PooledTestCase):
         self.assertEqual(self.query("SELECT COUNT(*) FROM pg_cursors"), (0,))
         stats = self.stats()
         self.assertEqual((stats.opened, stats.closed), (1, {}))
+
+    def test_dropped_without_being_closed(self):
+        """The server doesn't notice."""
+        for wrapper in [self.wrapper, self.copy()]:
+            with warnings.catch_warnings():
+                # The drivers'.
+                warnings.simplefilter("ignore", ResourceWarning)
+                self.read_half(wrapper)
+            self.assertEqual(
+                self.query("SELECT COUNT(*) FROM pg_cursors", wrapper=wrapper), (1,)
+            )
+            wrapper.close()
+        self.assertEqual(self.query("SELECT COUNT(*) FROM pg_cursors"), (0,))
+        stats = self.stats()
+        self.assertEqual((stats.opened, stats.closed), (1, {}))
+
+    def test_closed_ones_are_no_reason_for_a_reset(self):
+        for use in [
+            lambda cursor: cursor.close(),
+            lambda cursor: cursor.__exit__(None, None, None),
+        ]:
+            cursor = self.read_half(self.wrapper)
+            use(cursor)
+            # Again, which is harmless.
+            use(cursor)
+            del cursor
+            self.assertEqual(self.wrapper._borrower.traces, 0)
+            self.assertEqual(self.query("SELECT COUNT(*) FROM pg_cursors"), (0,))
 
     def test_several_of_one_borrower_are_closed(self):
         cursors = [self.read_half(self.wrapper) for _ in range(3)]
