@@ -1,11 +1,13 @@
 """What statements may leave behind, judged without a database."""
 
 import unittest
+from unittest import mock
 
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.backends.base.statements import (
     ANYTHING,
     MAX_REMEMBERED,
+    MAX_REMEMBERED_LENGTH,
     NOTHING,
     SESSION,
     TRANSACTION,
@@ -85,6 +87,9 @@ HARMLESS_ON = {
         "SELECT c.relname FROM pg_catalog.pg_class c",
         "SELECT pg_notify('channel', 'payload')",
         "INSERT INTO t SELECT 1 ON CONFLICT DO NOTHING",
+        "/* of a tracer */ INSERT INTO t SELECT 1",
+        "-- of a tracer\nINSERT INTO t SELECT 1",
+        "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE",
     ],
     "mysql": [
         "SELECT VERSION(), @@sql_mode, @@default_storage_engine",
@@ -382,6 +387,41 @@ class StatementJudgeTests(SimpleTestCase):
         for number in range(MAX_REMEMBERED + 10):
             self.assertEqual(judge.judge(f"SELECT {number}"), NOTHING)
         self.assertEqual(len(judge.remembered), MAX_REMEMBERED)
+
+    def test_length_remembered_is_limited(self):
+        judge = StatementJudge(["SELECT"])
+        for length in [MAX_REMEMBERED_LENGTH, MAX_REMEMBERED_LENGTH + 1]:
+            sql = "SELECT 1".ljust(length)
+            self.assertEqual(judge.judge(sql), NOTHING)
+            self.assertIs(sql in judge.remembered, length <= MAX_REMEMBERED_LENGTH)
+
+    def test_hints(self):
+        """They only say where the pattern is searched for."""
+        judge = StatementJudge(["SELECT"], r"\bdanger\b", hints=["other", "anger"])
+        for sql, expected in [
+            ("SELECT danger", SESSION),
+            ("SELECT DANGER", SESSION),
+            ("SELECT other, danger", SESSION),
+            ("SELECT other", NOTHING),
+            ("SELECT dangerous", NOTHING),
+        ]:
+            with self.subTest(sql=sql):
+                self.assertEqual(judge.judge(sql), expected)
+
+    def test_long_statements_are_not_searched(self):
+        """That took longer than to execute some of them."""
+        values = ", ".join(["(%s, %s)"] * 1000)
+        for backend, pooling in POOLINGS.items():
+            judge = pooling.statement_judge
+            if judge.suspicious is None:
+                continue
+            with (
+                self.subTest(backend=backend),
+                mock.patch.object(judge, "suspicious") as pattern,
+            ):
+                judge.judge(f"INSERT INTO t VALUES {values}")
+                judge.judge(f"SELECT 1 WHERE a IN ({values})")
+                self.assertEqual(pattern.mock_calls, [])
 
     def test_judges_have_memories_of_their_own(self):
         """What's harmless on one backend may not be on another."""

@@ -16,6 +16,9 @@ ANYTHING = TRANSACTION | SESSION
 # Statements remembered as harmless, at most. Those of the ORM repeat, as far
 # as parameters aren't part of them.
 MAX_REMEMBERED = 4096
+# Characters of the longest one: those that insert many rows, or look for
+# many keys, are long, and seldom come again.
+MAX_REMEMBERED_LENGTH = 2000
 
 # Blanks, comments and parentheses, then up to two words, of which the second
 # isn't the first part of a dotted name. Databases don't agree on where a
@@ -36,6 +39,11 @@ class StatementJudge:
     harmless: first words of statements that leave nothing.
     suspicious: a pattern; what it matches makes a statement suspicious
         whatever its first word is. It's searched for without regard to case.
+    hints: strings in lower case; the pattern is searched for only where one of
+        them is found, which takes a small part of the time. By default, it's
+        always searched for.
+    into_creates: whether INTO makes a statement suspicious, for what SELECT
+        INTO creates may be temporary.
     harmless_pairs: first words -> second words that together leave nothing.
     session_only: a pattern; statements whose beginning it matches leave
         something in the session, but no transaction.
@@ -47,11 +55,23 @@ class StatementJudge:
     )
     BEGIN = frozenset(["BEGIN", "START"])
 
+    # INTO is a part of these.
+    INSERT = frozenset(["INSERT", "MERGE"])
+    INTO = re.compile(r"\binto\b", re.IGNORECASE)
+
     def __init__(
-        self, harmless, suspicious=None, harmless_pairs=None, session_only=None
+        self,
+        harmless,
+        suspicious=None,
+        hints=("",),
+        into_creates=False,
+        harmless_pairs=None,
+        session_only=None,
     ):
         self.harmless = frozenset(harmless)
         self.suspicious = suspicious and re.compile(suspicious, re.IGNORECASE)
+        self.hints = hints
+        self.into_creates = into_creates
         self.harmless_pairs = harmless_pairs or {}
         self.session_only = session_only and re.compile(session_only, re.IGNORECASE)
         self.remembered = set()
@@ -80,8 +100,23 @@ class StatementJudge:
             if self.session_only is not None and self.session_only.match(sql):
                 return SESSION
             return ANYTHING
-        if self.suspicious is not None and self.suspicious.search(sql):
+        if self.is_suspicious(sql, first):
             return SESSION
-        if len(self.remembered) < MAX_REMEMBERED:
+        if len(self.remembered) < MAX_REMEMBERED and len(sql) <= MAX_REMEMBERED_LENGTH:
             self.remembered.add(sql)
         return NOTHING
+
+    def is_suspicious(self, sql, first):
+        lowered = sql.lower()
+        if self.suspicious is not None:
+            for hint in self.hints:
+                if hint in lowered:
+                    if self.suspicious.search(sql):
+                        return True
+                    break
+        return (
+            self.into_creates
+            and first not in self.INSERT
+            and "into" in lowered
+            and self.INTO.search(sql)
+        )

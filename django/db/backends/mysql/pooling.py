@@ -23,6 +23,7 @@ class DatabasePooling(BaseDatabasePooling):
         # User variables, locks that belong to the session, and comments that
         # the server executes.
         suspicious=r"(?<!@)@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b|/\*M?!",
+        hints=["@", "get_lock", "release_", "/*!", "/*m!"],
         # mysqlclient doesn't tell whether there's a transaction to roll back,
         # which takes a round trip. SET STATEMENT ... FOR may begin one.
         session_only=(r"\s*(?:CREATE|DROP|LOCK|USE|SET\b(?!(?s:.*)\bSTATEMENT\b))\b"),

@@ -69,16 +69,26 @@ class DatabasePooling(BaseDatabasePooling):
     min_connect_timeout = 2
     wrapper_attributes = ("isolation_level",)
     statement_judge = StatementJudge(
-        ["SELECT", "INSERT", "UPDATE", "DELETE", "WITH", "SHOW", "VALUES"],
+        ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "SHOW", "VALUES"],
         # Functions that change the session, the view that does so when it's
-        # updated, names in which anything may be written as a number, and
-        # SELECT INTO, which may create a temporary table. The locks of
-        # pg_advisory_xact_lock() end with the transaction.
+        # updated, and names in which anything may be written as a number. The
+        # locks of pg_advisory_xact_lock() end with the transaction.
         suspicious=(
             r"\bset_config\b|\bset_limit\b|\bpg_settings\b|"
             r"\bpg_(?:try_)?advisory_(?!xact)|\b(?:next|set)val\b|\bdblink|"
-            r"\bu&\"|^(?![\s(]*insert\b)(?s:.*)\binto\b"
+            r"\bu&\""
         ),
+        hints=[
+            "set_config",
+            "set_limit",
+            "pg_settings",
+            "advisory_",
+            "nextval",
+            "setval",
+            "dblink",
+            'u&"',
+        ],
+        into_creates=True,
         harmless_pairs={"SET": ["LOCAL", "TRANSACTION", "CONSTRAINTS"]},
     )
 

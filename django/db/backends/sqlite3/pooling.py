@@ -15,6 +15,7 @@ class DatabasePooling(BaseDatabasePooling):
     statement_judge = StatementJudge(
         ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"],
         suspicious=r"\bload_extension\b",
+        hints=["load_extension"],
         harmless_pairs={"PRAGMA": READING_PRAGMAS.upper().split("|")},
     )
 
