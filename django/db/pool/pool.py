@@ -492,7 +492,10 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
     def _wake(self):
         """With the lock held, wake the waiters that were served."""
         to_wake = self._state.to_wake
-        for waiter in to_wake:
+        while to_wake:
+            # Taken out first: if this is interrupted, nobody is woken twice,
+            # and who wasn't woken looks by itself before long.
+            waiter = to_wake.pop(0)
             if waiter.slot is None:
                 if self._state.closed:
                     waiter.refusal = PoolClosed
@@ -500,4 +503,3 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
                     # There's an error if nothing was interrupted halfway.
                     waiter.refusal = self._connect_error or PoolTimeout
             waiter.wake.release()
-        to_wake.clear()

@@ -116,8 +116,8 @@ class QueueMixin:
         Wait until a waiter in line has been served. Raise if it isn't, or
         never could be.
         """
-        deadlock.enter(self)
         try:
+            deadlock.enter(self)
             self._sleep(waiter, deadline, timeout)
         finally:
             deadlock.leave()

@@ -410,9 +410,14 @@ class PoolState:
         self.dispatch(now)
 
     def reclaim(self, slot, now):
-        """Take back a slot whose borrower died."""
+        """Take back a slot whose borrower died, or that was lost."""
         if slot.status is OPENING:
             self._free(slot, now)
+        elif slot.status is RESETTING:
+            self.end_reset(slot, False, now)
+        elif slot.status is CLOSING:
+            # Nobody knows whether it was closed. Twice does no harm.
+            self.to_close.append(slot)
         elif slot.status is LEASED or slot.status is IDLE:
             # Nobody knows what state the connection is in, or whether a
             # cursor of it is still held somewhere. IDLE is one lost on the

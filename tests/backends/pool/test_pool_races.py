@@ -12,12 +12,13 @@ import sys
 import threading
 import unittest
 from collections import deque
+from types import SimpleNamespace
 from unittest import mock
 
-from django.db.pool import ConnectionPool, PoolTimeout
-from django.db.pool.state import KEPT, NOT_KEPT, UNSETTLED, Waiter
+from django.db.pool import ConnectionPool, PoolTimeout, deadlock, maintenance
+from django.db.pool.state import KEPT, NOT_KEPT, UNSETTLED, PoolState, Waiter
 
-from .fakes import Call, Clock, borrow, make_pool, wait_for_line, warm
+from .fakes import Call, Clock, Connection, borrow, make_pool, wait_for_line, warm
 from .pool_cases import BRIEF, Interrupt, PoolTestCase, hook_lock, once_in_line
 
 
@@ -293,6 +294,20 @@ class InterruptedWaitTests(PoolTestCase):
             pool.release(lease)
             self.assertNothingLost(pool, 1)
 
+    def test_while_noting_the_wait(self):
+        """Whoever was interrupted isn't believed to wait any more."""
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+        for function in ("_find_stuck", "_is_hopeless"):
+            with (
+                mock.patch.object(deadlock, function, side_effect=Interrupt),
+                self.assertRaises(Interrupt),
+            ):
+                pool.acquire()
+            self.assertNotIn(threading.get_ident(), deadlock._waiting)
+        pool.release(lease)
+        self.assertNothingLost(pool, 1)
+
     def test_at_any_line(self):
         for end in (ConnectionPool.release, ConnectionPool.discard):
             for number in itertools.count():
@@ -358,6 +373,86 @@ class InterruptedWaitTests(PoolTestCase):
             end(pool, lease)
         self.assertNothingLost(pool, 1)
         return True
+
+
+def interrupt(*args):
+    raise Interrupt
+
+
+class InterruptedReturnTests(PoolTestCase):
+    """An exception at any point of giving back loses nothing either."""
+
+    def test_while_waking(self):
+        """Nobody is woken twice, which a lock doesn't allow."""
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+        call = Call(borrow, pool)
+        wait_for_line(pool, 1)
+        waiter = next(iter(pool._state.waiters))
+        wake = waiter.wake
+
+        def release():
+            wake.release()
+            raise Interrupt
+
+        waiter.wake = SimpleNamespace(release=release)
+        with self.assertRaises(Interrupt):
+            pool.release(lease)
+        pool.release(call.result())
+        self.assertNothingLost(pool, 1)
+
+    def test_before_waking(self):
+        """Who wasn't woken looks by itself, before long."""
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+        call = Call(borrow, pool)
+        wait_for_line(pool, 1)
+        waiter = next(iter(pool._state.waiters))
+        wake, waiter.wake = waiter.wake, SimpleNamespace(release=mock.Mock())
+        waiter.wake.release.side_effect = Interrupt
+        with self.assertRaises(Interrupt):
+            pool.release(lease)
+        self.assertIs(wake.locked(), True)
+        pool.release(call.result())
+        self.assertNothingLost(pool, 1)
+
+    def test_before_or_after_a_reset(self):
+        for has_idle, step in itertools.product(
+            (False, True), ("pool.ConnectionPool.reset", "state.PoolState.end_reset")
+        ):
+            with self.subTest(has_idle=has_idle, step=step):
+                pool = make_pool(max_size=2)
+                pool.pooling.reset_in_time = lambda *args: True
+                lease, other = borrow(pool), borrow(pool)
+                if has_idle:
+                    pool.release(other)
+                with (
+                    # What the maintenance thread is given is done here.
+                    mock.patch.object(
+                        maintenance, "put", lambda step, slot: step(slot)
+                    ),
+                    # A Mock would remember the slot.
+                    mock.patch(f"django.db.pool.{step}", interrupt),
+                    self.assertRaises(Interrupt),
+                ):
+                    pool.release_dirty(lease)
+                pool.reclaim_lost()
+                pool.release(other)
+                self.assertNothingLost(pool, 2)
+
+    def test_after_closing(self):
+        pool = make_pool(max_size=1)
+        # Twice does no harm with a real driver.
+        pool.pooling.close = lambda connection: (
+            connection.closed or Connection.close(connection)
+        )
+        with (
+            mock.patch.object(PoolState, "closed_slot", interrupt),
+            self.assertRaises(Interrupt),
+        ):
+            pool.discard(borrow(pool))
+        pool.reclaim_lost()
+        self.assertNothingLost(pool, 1)
 
 
 class FastPathTests(PoolTestCase):
