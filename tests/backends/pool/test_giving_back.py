@@ -509,6 +509,25 @@ class CleanTests(PooledTestCase):
                 stats = self.stats()
                 self.assertEqual((stats.opened, stats.closed), (1, {}))
 
+    def test_interrupted_return(self):
+        """
+        Closing once more ends the lease of a wrapper that has lost its
+        connection.
+        """
+        for close in ("close", "close_if_unusable_or_obsolete"):
+            with self.subTest(close=close):
+                self.wrapper.ensure_connection()
+                with (
+                    mock.patch.object(
+                        self.wrapper._borrower, "give_back", side_effect=SystemExit
+                    ),
+                    self.assertRaises(SystemExit),
+                ):
+                    self.wrapper.close()
+                self.assertEqual(self.stats().in_use, 1)
+                getattr(self.wrapper, close)()
+                self.assertEqual(self.stats().size, 0)
+
     @unittest.skipUnless(connection.vendor == "mysql", "MySQL tests")
     def test_error_that_the_backend_translates(self):
         """A driver's error that the backend raises as one of Django's."""
