@@ -463,6 +463,9 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
                 with self._lock:
                     state.closed_slot(slot, self._clock())
                     self._wake()
+                    is_short = state.is_short()
+                if is_short:
+                    maintenance.wake()
 
     # ##### After a fork, in the child #####
 

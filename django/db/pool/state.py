@@ -312,14 +312,17 @@ class PoolState:
         """
         return now < self.retry_at and len(self.slots) == self.opening + self.closing
 
+    def is_short(self):
+        """Return whether min_size asks for more connections."""
+        return not self.closed and len(self.slots) - self.closing < self.min_size
+
     def reserve(self, now):
         """
         Return a permit to open a connection that min_size asks for, or None.
         """
         if (
-            self.closed
+            not self.is_short()
             or self.waiters
-            or len(self.slots) - self.closing >= self.min_size
             or len(self.slots) >= self.max_size
             or self.opening >= self.connecting
             or now < self.retry_at
@@ -481,6 +484,14 @@ class PoolState:
         if idle and len(self.slots) - self.closing > self.min_size:
             due = min(due, idle[0].idle_since + self.max_idle)
         return due
+
+    def next_expiry(self, now):
+        """
+        Return the time at which the next lifetime of a connection will end,
+        of those in use as well. Infinity if none will.
+        """
+        ends = [slot.expires_at for slot in self.slots if slot.expires_at > now]
+        return min(ends, default=NEVER)
 
     def condemn_generation(self, reason, now):
         """

@@ -32,9 +32,10 @@ class UpkeepMixin:
             now = self._clock()
             due_in = min(fill_at, report_at, state.next_due()) - now
             if state.slots:
-                # What's in use now may be idle for too long in this time. And
-                # as long as there's a borrower, it may die.
-                due_in = min(due_in, state.max_idle)
+                # What's in use now may be idle for too long in this time, or
+                # when its lifetime ends. And as long as there's a borrower,
+                # it may die.
+                due_in = min(due_in, state.max_idle, state.next_expiry(now) - now)
             elif due_in == NEVER:
                 return None
             return max(due_in, 0.0)

@@ -273,6 +273,17 @@ class CloseTests(LifeTestCase):
         self.query("SELECT 1")
         self.assertEqual(pool.stats().opened, 2)
 
+    def test_min_size_after_a_loss(self):
+        """What's closed is replaced before the next borrower comes."""
+        self.use_pool(min_size=1, max_size=1)
+        self.query("SELECT 1")
+        held = self.wrapper.connection
+        pool = self.wrapper.pool
+        self.wrapper.close()
+        wait_until(lambda: pool.stats().idle == 1)
+        self.assertEqual(pool.stats().closed, {"unclean": 1})
+        self.assertIsNot(pool.slots()[0].connection, held)
+
     def test_maintenance_has_no_connection_of_its_own(self):
         """What it opens isn't left in its thread's connections."""
         self.use_pool(min_size=1, max_size=1, timeout=10)

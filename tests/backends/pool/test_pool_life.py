@@ -213,6 +213,23 @@ class MaintenanceTests(PoolTestCase):
         self.assertPool(pool, size=0)
         self.assertEqual(pool.stats().closed, {"max_idle": 2})
 
+    def test_lifetimes_that_end_before_the_next_look(self):
+        """Of what is in use at one look, and idle by the next."""
+        clock = Clock()
+        pool = make_pool(clock=clock, max_lifetime=10, max_idle=600)
+        lease = borrow(pool)
+        due_in = pool.maintain()
+        pool.release(lease)
+        clock.advance(due_in)
+        pool.maintain()
+        self.assertPool(pool, size=0)
+        self.assertLessEqual(due_in, 10)
+        # Nobody can wait for the end of one that's over.
+        lease = borrow(pool)
+        clock.advance(10)
+        self.assertEqual(pool.maintain(), 600)
+        pool.release(lease)
+
     def test_maintenance_always_moves_on(self):
         """It never asks to come back at once without having done anything."""
         clock = Clock(1e6 + 0.1)
