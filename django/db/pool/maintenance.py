@@ -38,15 +38,16 @@ def wake():
     with _lock:
         if _thread is None:
             _arrange_exit()
-            _thread = threading.Thread(
+            thread = threading.Thread(
                 target=_run, name="django-db-pool-maintenance", daemon=True
             )
             try:
-                _thread.start()
+                thread.start()
+                _thread = thread
             except RuntimeError:
                 # The interpreter is shutting down, or out of threads. The
                 # next connect tries again.
-                _thread = None
+                pass
     _inbox.put(None)
 
 
@@ -84,12 +85,20 @@ def forget():
 
 
 def _run():
+    global _thread
     pause = 0.0
-    while True:
-        _work(pause)
-        pause = _maintain_all()
-        if pause is None and _retire():
-            return
+    try:
+        while True:
+            _work(pause)
+            pause = _maintain_all()
+            if pause is None and _retire():
+                return
+    except BaseException:
+        # SystemExit in a callable of the project's, or a greenlet killed. The
+        # next connect starts another thread.
+        with _lock:
+            _thread = None
+        raise
 
 
 def _work(pause):

@@ -1,15 +1,17 @@
 """How connections of a pool end: killed, worn out, or not needed any more."""
 
 import os
+import sys
 import threading
 import unittest
 from unittest import mock
 
 from django.db import OperationalError, connection, connections
+from django.db.pool import maintenance
 from django.db.pool import pool as pool_module
 from django.db.pool import registry
 
-from .utils import ALIAS, FakeClock, PooledTestCase, run_in_thread, wait_until
+from .utils import ALIAS, SOON, FakeClock, PooledTestCase, run_in_thread, wait_until
 
 is_sqlite = connection.vendor == "sqlite"
 
@@ -283,6 +285,29 @@ class CloseTests(LifeTestCase):
         wait_until(lambda: pool.stats().idle == 1)
         self.assertEqual(pool.stats().closed, {"unclean": 1})
         self.assertIsNot(pool.slots()[0].connection, held)
+
+    def test_maintenance_thread_that_died(self):
+        """As a callable of the project's may have it."""
+        self.query("SELECT 1")
+        thread = maintenance._thread
+        maintenance.put(sys.exit, None)
+        thread.join(SOON)
+        self.assertIs(thread.is_alive(), False)
+        called = threading.Event()
+        maintenance.put(lambda argument: called.set(), None)
+        maintenance.wake()
+        self.assertIs(called.wait(SOON), True)
+
+    def test_maintenance_thread_that_did_not_start(self):
+        # So that the thread that there is doesn't end meanwhile.
+        self.query("SELECT 1")
+        with (
+            mock.patch.object(maintenance, "_thread", None),
+            mock.patch.object(threading.Thread, "start", side_effect=SystemExit),
+        ):
+            with self.assertRaises(SystemExit):
+                maintenance.wake()
+            self.assertIsNone(maintenance._thread)
 
     def test_maintenance_has_no_connection_of_its_own(self):
         """What it opens isn't left in its thread's connections."""
