@@ -7,6 +7,7 @@ import atexit
 import os
 import sys
 import threading
+import time
 import weakref
 from collections.abc import MutableMapping
 
@@ -26,6 +27,7 @@ IRRELEVANT = frozenset(
 # At exit, seconds after which the connections not closed yet are left to the
 # operating system.
 EXIT_TIMEOUT = 2.0
+_exit_ends_at = None
 
 _lock = threading.RLock()
 _registrations = []
@@ -217,8 +219,9 @@ class PoolsByAlias(MutableMapping):
 
 def _forget():
     """After a fork, in the child: nothing of the parent's may be touched."""
-    global _lock
+    global _lock, _exit_ends_at
     _lock = threading.RLock()
+    _exit_ends_at = None
     maintenance.forget()
     watch.forget()
     deadlock.forget()
@@ -230,11 +233,19 @@ def _forget():
 
 
 def _close_at_exit(**kwargs):
-    """Close all connections politely, for as long as that's quick."""
+    """
+    Close all connections politely, for as long as that's quick. Called once
+    by each of those that were asked to, see arrange_exit().
+    """
+    global _exit_ends_at
+    if _exit_ends_at is None:
+        _exit_ends_at = time.monotonic() + EXIT_TIMEOUT
     leases = {entry.pool: [] for entry in list(_registrations)}
     # All are taken from their wrappers first: whatever else is run at exit
     # mustn't find a server there that doesn't answer.
-    for borrower in list(_borrowers):
+    with _lock:
+        borrowers = list(_borrowers)
+    for borrower in borrowers:
         if (lease := borrower.let_go_at_exit()) is not None:
             leases.setdefault(borrower.pool, []).append(lease)
     # On the maintenance thread, for a driver may wait for its server. There's
@@ -242,7 +253,7 @@ def _close_at_exit(**kwargs):
     for item in leases.items():
         item[0].shut()
         maintenance.put(_close_one_at_exit, item)
-    maintenance.join(EXIT_TIMEOUT)
+    maintenance.join(max(_exit_ends_at - time.monotonic(), 0))
 
 
 def _close_one_at_exit(item):

@@ -223,6 +223,33 @@ class ExitTests(PooledTestCase):
             assert time.monotonic() - begun < registry.EXIT_TIMEOUT
             """)
 
+    def test_called_more_than_once(self):
+        """By atexit and multiprocessing. One limit is for both."""
+        lines = self.run_script("""
+            from types import SimpleNamespace
+            from django.db.pool import maintenance, registry
+            now = 0.0
+            registry.time = SimpleNamespace(monotonic=lambda: now)
+            maintenance.join = print
+            registry._close_at_exit()
+            now = 1.5
+            registry._close_at_exit()
+            now = 7.0
+            """)
+        self.assertEqual(lines, ["2.0", "0.5", "0"])
+
+    def test_borrowers_come_meanwhile(self):
+        """In threads that go on until the end."""
+        lines = self.run_script("""
+            from django.db.pool import registry
+            class Borrowers:
+                def __iter__(self):
+                    print(registry._lock._is_owned())
+                    return iter(())
+            registry._borrowers = Borrowers()
+            """)
+        self.assertEqual(lines, ["True"])
+
     def test_receiver_at_exit(self):
         """Those who come after the pool was closed are served too."""
         lines = self.run_script("""
