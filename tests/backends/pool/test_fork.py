@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import socket
 import threading
 import traceback
 import unittest
@@ -18,6 +19,7 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.pool import maintenance, registry, watch
 
 from .utils import ALIAS, SOON, PooledTestCase, run_in_thread, wait_until
@@ -231,6 +233,23 @@ class ForkTests(PooledTestCase):
             finally:
                 go.set()
                 thread.join()
+
+    def test_no_null_device(self):
+        """As in a jail. The connection is let go of all the same."""
+        pooling = self.wrapper.pool.pooling
+        ours, theirs = socket.socketpair()
+        with (
+            ours,
+            theirs,
+            mock.patch("os.open", side_effect=FileNotFoundError),
+            mock.patch.object(pooling, "keep_forever") as keep_forever,
+        ):
+            BaseDatabasePooling.forget(pooling, ours)
+            keep_forever.assert_called_once_with(ours)
+            # Nothing was said.
+            theirs.setblocking(False)
+            with self.assertRaises(BlockingIOError):
+                theirs.recv(1)
 
     def hold_up(self, owner, name):
         """

@@ -528,7 +528,12 @@ class BaseDatabasePooling:
         if fileno is None:
             self.keep_forever(connection)
             return
-        null = os.open(os.devnull, os.O_RDWR)
+        try:
+            null = os.open(os.devnull, os.O_RDWR)
+        except OSError:
+            # There's none where the process was jailed, or no descriptor.
+            self.keep_forever(connection)
+            return
         try:
             os.dup2(null, fileno)
         finally:
