@@ -159,6 +159,11 @@ def is_positive_seconds(value):
     return is_number(value) and value > 0
 
 
+def is_one_of(names, value):
+    # Not everything can be compared with a string, an array for one.
+    return isinstance(value, str) and value in names
+
+
 # name -> (test, what is allowed in words)
 RULES = {
     "min_size": (is_count, "an integer, 0 or more"),
@@ -182,17 +187,17 @@ RULES = {
         "True, False, a number of seconds, 0 or more, or a callable",
     ),
     "reset": (
-        lambda value: callable(value) or value in RESETS,
+        lambda value: callable(value) or is_one_of(RESETS, value),
         "'auto', 'always', 'never' or a callable",
     ),
     "leak_warning": (
         lambda value: value is None or is_positive_seconds(value),
         "a number of seconds above 0, or None for never",
     ),
-    "lease": (lambda value: value in LEASES, "'request' or 'transaction'"),
+    "lease": (lambda value: is_one_of(LEASES, value), "'request' or 'transaction'"),
     "report_pins": (lambda value: isinstance(value, bool), "True or False"),
     "connecting": (is_positive_count, "an integer, 1 or more"),
-    "order": (lambda value: value in ORDERS, "'lifo' or 'fifo'"),
+    "order": (lambda value: is_one_of(ORDERS, value), "'lifo' or 'fifo'"),
     "name": (
         lambda value: value is None or (isinstance(value, str) and value != ""),
         "a string that isn't empty, or None for the alias",

@@ -26,6 +26,18 @@ def settings_with(pool=None, **settings):
     return {"POOL": pool, "OPTIONS": {}, "CONN_MAX_AGE": 0, **settings}
 
 
+class Array:
+    """Like an array, it can't be compared as a whole."""
+
+    def __eq__(self, other):
+        raise ValueError("The truth value of an array is ambiguous.")
+
+    __hash__ = None
+
+
+ARRAY = Array()
+
+
 class OptionsTestCase(SimpleTestCase):
     def parse(self, pool, **settings):
         return parse(settings_with(pool, **settings), "default")
@@ -149,14 +161,14 @@ class ValueTests(OptionsTestCase):
             [True, False, 0, 0.5, 30, len, lambda connection: None],
             [-1, "always", None, NAN, [], HUGE],
         ),
-        "reset": (["auto", "always", "never", len], ["", "Auto", None, True, 0, []]),
+        "reset": (["auto", "always", "never", len], ["", "Auto", None, True, 0, [], ARRAY]),
         "leak_warning": (
             [None, 0.5, 60, INFINITY],
             [0, -1, "60", True, False, NAN, HUGE],
         ),
         "connecting": ([1, 2, 50], [0, -1, 1.0, "1", None, True, NAN]),
-        "order": (["lifo", "fifo"], ["LIFO", "", None, True, 0, ["lifo"], b"lifo"]),
-        "lease": (["request", "transaction"], [None, "", "statement", True, []]),
+        "order": (["lifo", "fifo"], ["LIFO", "", None, True, 0, ["lifo"], b"lifo", ARRAY]),
+        "lease": (["request", "transaction"], [None, "", "statement", True, [], ARRAY]),
         "report_pins": ([True, False], [None, 0, 1, "yes"]),
         "name": ([None, "main", "a b"], ["", 1, True, b"main", ["main"]]),
         "concurrent_async": ([True, False], [None, 0, 1, "yes", []]),
