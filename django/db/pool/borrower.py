@@ -20,7 +20,7 @@ from .handles import CloseOnServer, EndedConnection, EndedCursor
 from .lease import Holder
 from .pins import EXPLICIT, Holding
 from .policy import POLICIES
-from .registry import pool_for, snapshot
+from .registry import close_left_behind, pool_for, snapshot
 from .state import DEAD, UNCLEAN
 from .thread_ends import end_with_thread
 
@@ -230,6 +230,13 @@ class Borrower:
         """
         if self.lease is not None:
             self._give_up(wrapper)
+
+    def leave(self, wrapper):
+        """
+        End what there is between a wrapper and a pool that isn't its any more.
+        """
+        self.drop(wrapper)
+        close_left_behind(wrapper)
 
     def give_back(self, wrapper):
         """Give a wrapper's connection back, fit for the next borrower."""

@@ -90,6 +90,7 @@ def pool_for(wrapper, borrower=None):
     ImproperlyConfigured if the options are wrong.
     """
     options = parse(wrapper.settings_dict, wrapper.alias)
+    close_left_behind(wrapper)
     if (
         options is None
         or wrapper.alias == NO_DB_ALIAS
@@ -100,18 +101,13 @@ def pool_for(wrapper, borrower=None):
     origin = wrapper.settings_dict
     identity = identity_of(wrapper)
     with _lock:
-        ours = [
-            entry
-            for entry in _registrations
-            # ConnectionPool.close() may be called by anybody.
-            if entry.alias == alias and not entry.pool.closed
-        ]
-        left_behind = [
-            entry.pool
-            for entry in ours
-            if entry.origin is origin and entry.identity[1] != identity[1]
-        ]
-        entry = next((entry for entry in ours if entry.identity == identity), None)
+        # ConnectionPool.close() may be called by anybody.
+        _take_out(lambda entry: entry.alias == alias and entry.pool.closed)
+        for entry in _registrations:
+            if entry.alias == alias and entry.identity == identity:
+                break
+        else:
+            entry = None
         if entry is not None:
             if alias in connections and origin is connections.settings[alias]:
                 # It may have been made for a copy of the alias's wrapper.
@@ -123,20 +119,42 @@ def pool_for(wrapper, borrower=None):
         if borrower is not None:
             entry.borrowers.add(borrower)
             _borrowers.add(borrower)
-    for pool in left_behind:
-        close_pool(pool)
     if options.min_size:
         maintenance.wake()
     return entry.pool
 
 
+def close_left_behind(wrapper):
+    """
+    Close the pools that were made for what the settings of a wrapper were
+    before they were changed in place.
+    """
+    _, relevant, _ = identity_of(wrapper)
+    with _lock:
+        pools = _take_out(
+            lambda entry: entry.alias == wrapper.alias
+            and entry.origin is wrapper.settings_dict
+            and entry.identity[1] != relevant
+        )
+    for pool in pools:
+        pool.close()
+
+
+def _take_out(is_meant):
+    """
+    With the lock held, have nobody come to the pools of some entries any
+    more. Return the pools, to be closed.
+    """
+    pools = [entry.pool for entry in _registrations if is_meant(entry)]
+    _registrations[:] = [entry for entry in _registrations if entry.pool not in pools]
+    _closing.extend(pools)
+    return pools
+
+
 def close_pool(pool):
     """Close a pool and forget it. Whoever comes next gets a new one."""
     with _lock:
-        _registrations[:] = [
-            entry for entry in _registrations if entry.pool is not pool
-        ]
-        _closing.append(pool)
+        _take_out(lambda entry: entry.pool is pool)
     pool.close()
 
 
@@ -147,14 +165,12 @@ def close_pools_of(wrapper):
     """
     identity = identity_of(wrapper)
     with _lock:
-        pools = [
-            entry.pool
-            for entry in _registrations
-            if entry.alias == wrapper.alias
+        pools = _take_out(
+            lambda entry: entry.alias == wrapper.alias
             and (entry.origin is wrapper.settings_dict or entry.identity == identity)
-        ]
+        )
     for pool in pools:
-        close_pool(pool)
+        pool.close()
 
 
 def borrowers_of(thread):
@@ -170,9 +186,9 @@ def borrowers_of(thread):
 def close_all():
     """Close all pools. Whoever comes next gets a new one."""
     with _lock:
-        pools = [entry.pool for entry in _registrations]
+        pools = _take_out(lambda entry: True)
     for pool in pools:
-        close_pool(pool)
+        pool.close()
 
 
 def all_pools():
@@ -185,9 +201,10 @@ def all_pools():
 def close_orphans():
     """Close the pools that no wrapper can come to any more."""
     with _lock:
-        pools = [entry.pool for entry in _registrations if entry.is_orphan()]
+        # Taken out at once, so that no wrapper gets one that's closed then.
+        pools = _take_out(_Registration.is_orphan)
     for pool in pools:
-        close_pool(pool)
+        pool.close()
 
 
 class PoolsByAlias(MutableMapping):

@@ -1,13 +1,14 @@
 """Which wrapper gets which pool, and what its connections are made with."""
 
 import gc
+import threading
 import unittest
 from unittest import mock
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection, connections
 from django.db.backends.base.base import NO_DB_ALIAS
-from django.db.pool import ConnectionPool
+from django.db.pool import ConnectionPool, registry
 from django.test import override_settings
 
 from .utils import ALIAS, PooledTestCase, run_in_thread, wait_until
@@ -130,11 +131,30 @@ class IdentityTests(PooledTestCase):
         self.settings_dict["POOL"] = False
         self.assertIsNone(self.wrapper.pool)
         self.wrapper.ensure_connection()
-        self.assertIsNot(self.wrapper.connection, slot.connection)
-        self.wrapper.close()
-        self.settings_dict["POOL"] = self.pool_options
-        self.wrapper.close_pool()
         self.assertIs(pool.closed, True)
+        self.assertEqual(pool.stats().size, 0)
+        self.wrapper.close()
+
+    def test_pool_switched_off_under_leases_by_transaction(self):
+        """Nothing of the policy is left."""
+        self.use_pool(lease="transaction")
+        self.assertEqual(self.query("SELECT 1"), (1,))
+        self.settings_dict["POOL"] = False
+        for _ in range(2):
+            self.wrapper.ensure_connection()
+            self.assertEqual(self.query("SELECT 1"), (1,))
+        self.wrapper.close()
+        self.assertIsNone(self.wrapper.connection)
+
+    @unittest.skipUnless(connection.vendor == "sqlite", "SQLite tests")
+    def test_changed_to_a_database_in_memory_in_place(self):
+        """What create_test_db() does."""
+        _, pool = self.borrow_and_return()
+        self.settings_dict["NAME"] = "file:pool_test_in_place?mode=memory&cache=shared"
+        self.wrapper.ensure_connection()
+        self.assertIs(pool.closed, True)
+        # close() doesn't: the last connection keeps the data.
+        self.wrapper.connection.close()
 
     def test_changed_in_another_thread(self):
         slot, pool = self.borrow_and_return()
@@ -184,6 +204,45 @@ class IdentityTests(PooledTestCase):
         # Maintenance looks for such pools whenever it has something to do.
         self.borrow_and_return()
         wait_until(lambda: pool.closed)
+
+
+    def test_pool_of_a_dropped_copy_is_needed_again(self):
+        """Just before it's closed: then there's another."""
+
+        def copy():
+            wrapper = self.wrapper.copy()
+            wrapper.settings_dict["POOL"] = {"max_size": 2}
+            return wrapper
+
+        pool = copy().pool
+        gc.collect()
+        lock, me, found = registry._lock, threading.current_thread(), []
+
+        class Lock:
+            def __enter__(self):
+                lock.acquire()
+
+            def __exit__(self, *exc_info):
+                lock.release()
+                if threading.current_thread() is me and not found:
+                    found.append(None)
+                    found[0] = copy().pool
+
+        with mock.patch.object(registry, "_lock", Lock()):
+            registry.close_orphans()
+        self.assertIs(pool.closed, True)
+        self.assertIsNot(found[0], pool)
+        gc.collect()
+        registry.close_orphans()
+
+    def test_pools_that_were_closed_are_forgotten(self):
+        for _ in range(3):
+            self.borrow_and_return()[1].close()
+        pool = self.wrapper.pool
+        self.assertEqual(
+            [entry.pool for entry in registry._registrations if entry.alias == ALIAS],
+            [pool],
+        )
 
 
 class UnpooledTests(PooledTestCase):
