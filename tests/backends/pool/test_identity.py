@@ -426,3 +426,18 @@ class InterfaceTests(PooledTestCase):
             wrapper.connect()
         with self.assertRaisesMessage(ImproperlyConfigured, msg):
             wrapper.pool
+
+    def test_what_is_neither_on_nor_off(self):
+        for value in (0, 0.0, "", [], 1):
+            wrapper = self.copy(POOL=value)
+            msg = f"POOL is {value!r}. Set POOL to True, False,"
+            with self.subTest(value=value):
+                with self.assertRaisesMessage(ImproperlyConfigured, msg):
+                    wrapper.connect()
+                self.assertEqual(len(wrapper.validation.check_pool()), 1)
+
+    def test_settings_without_options(self):
+        """Those of a wrapper that a third party makes."""
+        wrapper = self.unpooled()
+        del wrapper.settings_dict["OPTIONS"]
+        self.assertIsNone(wrapper.pool)
