@@ -1,6 +1,7 @@
 """Which wrapper gets which pool, and what its connections are made with."""
 
 import gc
+import ssl
 import threading
 import unittest
 from unittest import mock
@@ -243,6 +244,17 @@ class IdentityTests(PooledTestCase):
             [entry.pool for entry in registry._registrations if entry.alias == ALIAS],
             [pool],
         )
+
+    def test_options_that_cannot_be_copied(self):
+        wrapper = self.copy()
+        options = wrapper.settings_dict["OPTIONS"]
+        options["context"] = {"ssl": [ssl.create_default_context()]}
+        found = wrapper.pool.pooling.settings_dict["OPTIONS"]
+        self.assertEqual(found, options)
+        # It stays what it is when the wrapper's are changed.
+        options["context"]["ssl"].clear()
+        self.assertNotEqual(found, options)
+        options["context"] = None
 
 
 class UnpooledTests(PooledTestCase):

@@ -96,10 +96,14 @@ class BaseDatabasePooling:
     known_attributes = {}
 
     def __init__(self, wrapper):
+        # Not imported without a pool.
+        from django.db.pool.registry import snapshot
+
         self.wrapper_class = type(wrapper)
         self.alias = wrapper.alias
         # Not the dictionary itself, which may come to describe another pool.
-        self.settings_dict = copy.deepcopy(wrapper.settings_dict)
+        # What the options hold can't always be copied, an SSLContext for one.
+        self.settings_dict = snapshot(wrapper.settings_dict)
         self.attribute_names = self.known_attributes.setdefault(
             self.wrapper_class, set(self.wrapper_attributes)
         )
