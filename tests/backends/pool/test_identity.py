@@ -206,7 +206,6 @@ class IdentityTests(PooledTestCase):
         self.borrow_and_return()
         wait_until(lambda: pool.closed)
 
-
     def test_pool_of_a_dropped_copy_is_needed_again(self):
         """Just before it's closed: then there's another."""
 

@@ -161,13 +161,19 @@ class ValueTests(OptionsTestCase):
             [True, False, 0, 0.5, 30, len, lambda connection: None],
             [-1, "always", None, NAN, [], HUGE],
         ),
-        "reset": (["auto", "always", "never", len], ["", "Auto", None, True, 0, [], ARRAY]),
+        "reset": (
+            ["auto", "always", "never", len],
+            ["", "Auto", None, True, 0, [], ARRAY],
+        ),
         "leak_warning": (
             [None, 0.5, 60, INFINITY],
             [0, -1, "60", True, False, NAN, HUGE],
         ),
         "connecting": ([1, 2, 50], [0, -1, 1.0, "1", None, True, NAN]),
-        "order": (["lifo", "fifo"], ["LIFO", "", None, True, 0, ["lifo"], b"lifo", ARRAY]),
+        "order": (
+            ["lifo", "fifo"],
+            ["LIFO", "", None, True, 0, ["lifo"], b"lifo", ARRAY],
+        ),
         "lease": (["request", "transaction"], [None, "", "statement", True, [], ARRAY]),
         "report_pins": ([True, False], [None, 0, 1, "yes"]),
         "name": ([None, "main", "a b"], ["", 1, True, b"main", ["main"]]),
