@@ -201,8 +201,11 @@ class Borrower:
             session = self.pool.pooling.open_with(
                 wrapper, lease.deadline - self.pool.now()
             )
+            self.pool.opened(lease, wrapper.connection, session)
+            self.lease = lease
         except BaseException as e:
             connection, wrapper.connection = wrapper.connection, None
+            self.lease = None
             # First, so that there's no more than max_size at any time.
             if connection is not None:
                 self.pool.pooling.close_quietly(connection)
@@ -211,8 +214,6 @@ class Borrower:
                 lease, e if self.pool.pooling.is_connect_error(e) else None
             )
             raise
-        self.pool.opened(lease, wrapper.connection, session)
-        self.lease = lease
         self.is_borrowing = True
         self.traces = 0
         self.interrupted = False

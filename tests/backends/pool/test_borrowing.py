@@ -330,6 +330,25 @@ class InterruptedConnectTests(PooledTestCase):
                     self.wrapper.close()
                     self.wrapper.close_pool()
 
+    def test_just_opened(self):
+        """Before or after the pool knows that it was opened."""
+        self.use_pool(max_size=1, timeout=1)
+        pool = self.wrapper.pool
+        for step in ("state.PoolState.opened", "maintenance.wake"):
+            with self.subTest(step=step):
+                with (
+                    mock.patch(f"django.db.pool.{step}", side_effect=SystemExit),
+                    self.assertRaises(SystemExit),
+                ):
+                    self.wrapper.connect()
+                # It would be one beyond max_size otherwise.
+                self.assertIsNone(self.wrapper.connection)
+                pool.reclaim_lost()
+                self.assertEqual(self.stats().size, 0)
+                self.assertEqual(self.query("SELECT 1"), (1,))
+                pool.discard(self.wrapper._borrower.lease)
+                self.wrapper.close()
+
     def test_interrupted_test_of_an_idle_connection(self):
         self.use_pool(max_size=1, timeout=1, check=True)
         self.wrapper.ensure_connection()
