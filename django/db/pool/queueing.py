@@ -85,6 +85,7 @@ class QueueMixin:
         except BaseException:
             # KeyboardInterrupt, a gevent timeout and the like may come at any
             # point, also just after the waiter was served.
+            deadlock.leave()
             with self._lock:
                 state.leave(waiter, self._clock())
                 self._wake()

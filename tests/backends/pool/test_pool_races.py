@@ -305,6 +305,13 @@ class InterruptedWaitTests(PoolTestCase):
             ):
                 pool.acquire()
             self.assertNotIn(threading.get_ident(), deadlock._waiting)
+        leave = mock.Mock(wraps=deadlock.leave, side_effect=[Interrupt, mock.DEFAULT])
+        with (
+            mock.patch.object(deadlock, "leave", leave),
+            self.assertRaises(Interrupt),
+        ):
+            pool.acquire(timeout=BRIEF)
+        self.assertNotIn(threading.get_ident(), deadlock._waiting)
         pool.release(lease)
         self.assertNothingLost(pool, 1)
 
