@@ -342,6 +342,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             return
         state = self._state
         with self._lock:
+            state.recount()
             # While a slot is on its way from one place to another, whoever
             # carries it has a reference.
             for slot, references in _count_references(state.slots):

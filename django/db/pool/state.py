@@ -428,6 +428,17 @@ class PoolState:
             self.counters.abandoned += 1
             self.discard(slot, ABANDONED, now)
 
+    def recount(self):
+        """
+        Count the slots anew: an exception such as KeyboardInterrupt may have
+        come between a slot's change and its being counted.
+        """
+        statuses = [slot.status for slot in self.slots]
+        self.opening = statuses.count(OPENING)
+        self.closing = statuses.count(CLOSING)
+        self.resetting = statuses.count(RESETTING)
+        self._note_calm()
+
     def discard_unused(self, slot):
         """
         Take back a connection that was found dead before it was used, as if

@@ -163,6 +163,19 @@ class GivingBackTests(PoolTestCase):
         pool._state.take(pool.now())
         self.assertReclaimed(pool)
 
+    def test_what_is_miscounted_is_counted_anew(self):
+        """As if an exception had come before or after it was counted."""
+        for error in (-1, 1):
+            for name in ("opening", "closing", "resetting", "calm"):
+                with self.subTest(error=error, name=name):
+                    pool = make_pool(max_size=3, connecting=1)
+                    pool.release(borrow(pool))
+                    value = getattr(pool._state, name)
+                    setattr(pool._state, name, value + error)
+                    pool.maintain()
+                    self.assertEqual(getattr(pool._state, name), value)
+                    self.assertNothingLost(pool, 3)
+
     def test_a_connection_being_reset_is_not_reclaimed(self):
         pool = make_pool(max_size=1)
         pool.release(borrow(pool))
