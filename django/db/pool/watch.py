@@ -12,7 +12,10 @@ from contextlib import contextmanager
 logger = logging.getLogger("django.db.pool")
 
 # Held for a few steps, and while a connection is cut, which waits for nobody.
-_changed = threading.Condition(threading.Lock())
+_lock = threading.Lock()
+# It's entered by its lock, whose __enter__() is one step: an exception such as
+# KeyboardInterrupt may come between those of a Condition, after it's locked.
+_changed = threading.Condition(_lock)
 _limits = set()
 _thread = None
 # When the thread looks at the limits again if nobody wakes it.
@@ -46,13 +49,13 @@ def time_limit(seconds, cut):
             _add(limit)
         yield limit
     finally:
-        with _changed:
+        with _lock:
             _limits.discard(limit)
 
 
 def _add(limit):
     global _thread
-    with _changed:
+    with _lock:
         _limits.add(limit)
         if _thread is None:
             # Daemonic by an argument, not by asking which thread this is: one
@@ -73,7 +76,7 @@ def _add(limit):
 
 def _watch():
     global _thread, _looks_at
-    with _changed:
+    with _lock:
         while True:
             now = time.monotonic()
             for limit in [limit for limit in _limits if limit.ends_at <= now]:
@@ -96,7 +99,8 @@ def _cut(limit):
 
 def forget():
     """After a fork, in the child: there's no thread."""
-    global _changed, _thread
-    _changed = threading.Condition(threading.Lock())
+    global _lock, _changed, _thread
+    _lock = threading.Lock()
+    _changed = threading.Condition(_lock)
     _limits.clear()
     _thread = None

@@ -216,7 +216,7 @@ class ForkTests(PooledTestCase):
             with watch.time_limit(SOON, lambda: None):
                 self.use_all()
 
-        for lock in (pool._lock, registry._lock, maintenance._lock, watch._changed):
+        for lock in (pool._lock, registry._lock, maintenance._lock, watch._lock):
             held, go = threading.Event(), threading.Event()
 
             def hold():

@@ -32,6 +32,20 @@ class WatchTests(SimpleTestCase):
         self.assertNotIn(limit, watch._limits)
         self.assertIs(limit.exceeded, False)
 
+    def test_locked_in_one_step(self):
+        """
+        A Condition's __enter__() has several, and an exception between them
+        would leave it locked.
+        """
+        with (
+            watch.time_limit(6 * SOON, mock.Mock()),
+            mock.patch.object(
+                threading.Condition, "__enter__", side_effect=AssertionError
+            ),
+            watch.time_limit(5 * SOON, mock.Mock()),
+        ):
+            self.assertEqual(len(watch._limits), 2)
+
     def test_an_earlier_limit_is_seen(self):
         """The thread may be asleep until a later one."""
         late, early = threading.Event(), threading.Event()
