@@ -61,9 +61,10 @@ def sync_to_async(func):
     """
     if not is_concurrent():
         return sync.sync_to_async(func)
-    from django.db.pool import aio
+    # Not "from django.db.pool import aio": each time, that takes longer.
+    from django.db.pool.aio import run
 
-    return partial(aio.run, func)
+    return partial(run, func)
 
 
 def cache_to_async(method, thread_sensitive):

@@ -32,6 +32,9 @@ CONNECT = BaseDatabaseWrapper.connect
 # whenever their number has doubled.
 MANY_HANDLES = 64
 
+# Classes of the drivers' cursors, which have no other cursor inside.
+innermost_cursors = set()
+
 
 def borrower_for(wrapper):
     """Return a new Borrower for a wrapper, None if it has no pool."""
@@ -61,7 +64,7 @@ class Borrower:
         # Whether an idle connection is fine if its probe has no doubts.
         self.trusting = False
         # Whether the wrapper is as its connect() leaves it, but for the
-        # connection: see borrow_again().
+        # connection: see borrow().
         self.is_ready = False
         # When the session is reset: the pool's option.
         self.reset = "auto"
@@ -95,6 +98,8 @@ class Borrower:
         self.asks_why = False
         self.report_pins = False
         self.pin_depth = 0
+        # Whether somebody has got hold of the driver's connection.
+        self.is_exposed = False
         # Whether it's borrowing for somebody who hasn't used it yet.
         self.is_borrowing = False
         self.wrapper = weakref.ref(wrapper)
@@ -118,11 +123,29 @@ class Borrower:
 
     # ##### Borrowing #####
 
-    def borrow(self, wrapper):
-        """Give a wrapper without a connection one of the pool's."""
-        if self.lease is not None:
-            self.drop(wrapper)
+    def borrow(self, wrapper, again=False):
+        """
+        Give a wrapper without a connection one of the pool's. Return True.
+
+        again: whether to do that only if it's all that's left of what the
+            wrapper's connect() would do. Return False if it isn't.
+        """
         pool = self.pool
+        if again:
+            if (
+                not self.is_ready
+                # is_current(), without the call.
+                or self.settings != wrapper.settings_dict
+                or self.timezone_name != wrapper.timezone_name
+                or pool.closed
+                # It may be overridden, also by a test.
+                or type(wrapper).connect is not CONNECT
+                or "connect" in wrapper.__dict__
+            ):
+                return False
+        elif self.lease is not None:
+            self.drop(wrapper)
+        self.is_ready = False
         deadline = self._tell(wrapper) if self.tells else None
         owner = self.holding if self.leak_warning is None else Holder(self.holding)
         lease = pool.acquire(None, owner, deadline)
@@ -139,16 +162,17 @@ class Borrower:
             self.traces = 0
             self.interrupted = False
             if self.trusting and ((probe := session.probe) is None or not probe()):
-                return
+                return True
             deadline = lease.deadline or slot.leased_at + pool.timeout
             # Nobody has less time than this for asking the server.
             end = max(deadline, slot.leased_at + SHORTEST_LIMIT)
             if self._is_fit(wrapper, slot, end - pool.now()):
-                return
+                return True
             pool.discard_dead()
             pool.check_deadline(end)
             lease = pool.acquire(owner=owner, deadline=deadline)
         self._open(wrapper, lease)
+        return True
 
     def _tell(self, wrapper):
         """
@@ -164,26 +188,6 @@ class Borrower:
                 waited, operation.waited = operation.waited, 0.0
                 return self.pool.now() + self.pool.timeout - waited
         return None
-
-    def borrow_again(self, wrapper):
-        """
-        Do what the wrapper's connect() would do, if all that's left of it is
-        to borrow. Return whether that was so.
-        """
-        if (
-            not self.is_ready
-            # is_current(), without the call.
-            or self.settings != wrapper.settings_dict
-            or self.timezone_name != wrapper.timezone_name
-            or self.pool.closed
-            # It may be overridden, also by a test.
-            or type(wrapper).connect is not CONNECT
-            or "connect" in wrapper.__dict__
-        ):
-            return False
-        self.is_ready = False
-        self.borrow(wrapper)
-        return True
 
     def _is_fit(self, wrapper, slot, timeout):
         pool = self.pool
@@ -305,6 +309,7 @@ class Borrower:
     def _give_up(self, wrapper, reason=UNCLEAN):
         """End a lease of a connection that nobody may use again."""
         lease, self.lease = self.lease, None
+        self.is_exposed = False
         self.holding.clear()
         wrapper.connection = None
         self.pool.discard(lease, reason)
@@ -336,12 +341,17 @@ class Borrower:
         handles = self.handles
         # Django's wrapper, perhaps the backend's, the driver's own: any of
         # them may be held by itself.
-        while cursor is not None:
+        while True:
             try:
                 handles.append(weakref.ref(cursor))
             except TypeError:
                 pass
-            cursor = getattr(cursor, "cursor", None)
+            if type(cursor) in innermost_cursors:
+                break
+            if (inner := getattr(cursor, "cursor", None)) is None:
+                innermost_cursors.add(type(cursor))
+                break
+            cursor = inner
         if len(handles) > self.many_handles:
             handles[:] = [handle for handle in handles if handle() is not None]
             self.many_handles = max(MANY_HANDLES, 2 * len(handles))
@@ -374,7 +384,7 @@ class Borrower:
             attributes["connection"] = slot.connection
         else:
             try:
-                self.borrow_again(wrapper)
+                self.borrow(wrapper, True)
             except Exception:
                 with wrapper.wrap_database_errors:
                     raise

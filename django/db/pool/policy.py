@@ -151,11 +151,12 @@ class TransactionPolicy(RequestPolicy):
         if connection is None:
             # Not ensure_connection(): tests replace it by what asks here.
             with wrapper.wrap_database_errors:
-                if not borrower.borrow_again(wrapper):
+                if not borrower.borrow(wrapper, True):
                     wrapper.connect()
             borrower = wrapper._borrower
             connection = borrower.lease.slot.connection
         self.pin(borrower, wrapper, RAW_CONNECTION, "connection.connection was read")
+        borrower.is_exposed = True
         self.hide(borrower, wrapper)
         return connection
 
@@ -200,7 +201,12 @@ class TransactionPolicy(RequestPolicy):
         """Give back, unless something pins the connection."""
         lease = borrower.lease
         holding = borrower.holding
-        if lease is None or (slot := lease.slot) is None:
+        if lease is None:
+            return
+        try:
+            slot = lease._slot
+        except AttributeError:
+            # Somebody else has ended it.
             return
         if holding.cursors:
             self.is_in_transaction(borrower, wrapper, slot)
@@ -221,7 +227,11 @@ class TransactionPolicy(RequestPolicy):
             and not borrower.reset_always
             # The attribute's own reference is missing here.
             and count_references(slot.connection) < slot.session.references
-            and is_unchanged(borrower, wrapper, slot)
+            and (
+                is_unchanged(borrower, wrapper, slot)
+                if (watch := slot.session.watch) is None
+                else watch()
+            )
         ):
             wrapper.__dict__.pop("connection", None)
             borrower.lease = None
@@ -289,9 +299,10 @@ class TransactionPolicy(RequestPolicy):
             wrapper.__dict__.setdefault("connection", slot.connection)
         for cursor in borrower.holding.open_cursors():
             borrower.remember(cursor)
-        if RAW_CONNECTION in borrower.holding.pins:
-            # Nobody knows what was done to it.
+        if borrower.is_exposed:
+            # Nobody knows what was done to the driver's connection.
             borrower.traces |= SESSION
+            borrower.is_exposed = False
         borrower.holding.end(borrower.pool.name, borrower.report_pins)
 
 
@@ -336,7 +347,8 @@ class OpenCursor:
             del cursors[id(self)]
             if self.pin is not None:
                 report_pin(self.pin, borrower.pool.name)
-            if may_use(wrapper):
+            # may_use(), without the call.
+            if wrapper._thread_ident == get_ident() or wrapper.allow_thread_sharing:
                 cursor.cursor = ClosedCursor(
                     borrower.pool.pooling.read_closed_cursor(cursor.cursor),
                     wrapper.features,
@@ -404,10 +416,8 @@ def may_use(wrapper):
 
 
 def is_unchanged(borrower, wrapper, slot):
-    """Return whether neither the driver nor the server knows of anything."""
+    """Do what Session.watch does, where there's none."""
     session = slot.session
-    if (watch := session.watch) is not None:
-        return watch()
     pooling = borrower.pool.pooling
     wrapper.connection = slot.connection
     return not (

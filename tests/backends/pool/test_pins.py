@@ -119,6 +119,17 @@ class RawConnectionTests(LeaseTestCase):
         self.wrapper.close()
         self.assertNotIn("7777", str(self.query(look)))
 
+    def test_nothing_is_undone_if_it_was_not_read(self):
+        self.use_pool(**{**self.pool_options, "max_size": 1})
+        self.query("SELECT 1")
+        with mock.patch.object(
+            self.wrapper.pool.pooling, "reset", side_effect=AssertionError
+        ):
+            self.wrapper.ensure_connection()
+            self.wrapper.close()
+        self.query("SELECT 1")
+        self.assertEqual((self.stats().opened, self.stats().closed), (1, {}))
+
     def test_reading_the_attribute_between_statements(self):
         self.query("SELECT 1")
         self.assertIsNotNone(self.wrapper.connection)
