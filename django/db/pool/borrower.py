@@ -16,6 +16,7 @@ from django.db.backends.base.pooling import SHORTEST_LIMIT, count_references
 from django.db.backends.utils import CursorWrapper
 
 from . import calls
+from .exceptions import PoolClosed
 from .handles import CloseOnServer, EndedConnection, EndedCursor
 from .lease import Holder
 from .pins import EXPLICIT, Holding
@@ -148,7 +149,14 @@ class Borrower:
         self.is_ready = False
         deadline = self._tell(wrapper) if self.tells else None
         owner = self.holding if self.leak_warning is None else Holder(self.holding)
-        lease = pool.acquire(None, owner, deadline)
+        try:
+            lease = pool.acquire(None, owner, deadline)
+        except PoolClosed:
+            if not pool.is_left_behind:
+                raise
+            # The settings were changed while this waited.
+            wrapper.connect()
+            return True
         while (connection := (slot := lease._slot).connection) is not None:
             self.lease = lease
             self.is_borrowing = True

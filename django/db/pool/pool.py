@@ -63,6 +63,10 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
     clock: a callable that returns the time in seconds and never goes back.
     """
 
+    # Whether it's closed because its alias has other settings now, and with
+    # them another pool.
+    is_left_behind = False
+
     def __init__(self, options, pooling, clock=time.monotonic):
         self.options = options
         self.name = options.name

@@ -137,6 +137,7 @@ def close_left_behind(wrapper):
             and entry.identity[1] != relevant
         )
     for pool in pools:
+        pool.is_left_behind = True
         pool.close()
 
 

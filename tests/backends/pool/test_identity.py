@@ -4,6 +4,7 @@ import gc
 import ssl
 import threading
 import unittest
+from concurrent import futures
 from unittest import mock
 
 from django.core.exceptions import ImproperlyConfigured
@@ -12,7 +13,7 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from django.db.pool import ConnectionPool, registry
 from django.test import override_settings
 
-from .utils import ALIAS, PooledTestCase, run_in_thread, wait_until
+from .utils import ALIAS, SOON, PooledTestCase, run_in_thread, wait_until
 
 
 class IdentityTests(PooledTestCase):
@@ -167,6 +168,34 @@ class IdentityTests(PooledTestCase):
 
         run_in_thread(use)
         self.assertIs(pool.closed, True)
+
+    def test_changed_while_somebody_waits(self):
+        """Who waits goes on to wait for the new pool."""
+        for lease in ("request", "transaction"):
+            with self.subTest(lease=lease):
+                self.use_pool(max_size=1, timeout=SOON, lease=lease)
+                holder = self.copy()
+                holder.ensure_connection()
+                old = self.wrapper.pool
+
+                def work():
+                    # For threads' wrappers, too, the settings are those of
+                    # the alias.
+                    wrapper = connections[ALIAS]
+                    try:
+                        self.query("SELECT 1", wrapper=wrapper)
+                        return wrapper.pool
+                    finally:
+                        wrapper.close()
+
+                with futures.ThreadPoolExecutor(1) as executor:
+                    future = executor.submit(work)
+                    wait_until(lambda: old.stats().waiting == 1)
+                    self.settings_dict["POOL"] = {"max_size": 2, "lease": lease}
+                    new = self.wrapper.pool
+                    self.assertIs(future.result(SOON), new)
+                self.assertIsNot(new, old)
+                self.close(holder)
 
     def test_a_borrowed_connection_does_not_outlive_its_settings(self):
         self.wrapper.ensure_connection()

@@ -11,7 +11,9 @@ from unittest import mock
 
 from django.db import OperationalError, connection
 from django.db.backends.signals import connection_created
-from django.db.pool import PoolTimeout, watch
+
+# The registry sees to forks, also if nothing else has imported it.
+from django.db.pool import PoolTimeout, registry, watch  # NOQA: F401
 from django.test import SimpleTestCase
 
 from .utils import SOON, PooledTestCase, wait_until
