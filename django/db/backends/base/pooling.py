@@ -88,6 +88,11 @@ class BaseDatabasePooling:
     # Tells what a statement may leave behind.
     statement_judge = StatementJudge(["SELECT", "INSERT", "UPDATE", "DELETE"])
 
+    # Methods of the backend's wrappers whose work is part of reset(), and the
+    # module that they are in.
+    initializing_methods = ()
+    backend_module = None
+
     # Seconds that a reset may take before the connection is given up.
     reset_timeout = 5.0
 
@@ -470,8 +475,22 @@ class BaseDatabasePooling:
 
     def initialize_again(self, wrapper):
         """Set again what a full reset has undone."""
-        wrapper.init_connection_state()
-        connection_created.send(sender=self.wrapper_class, connection=wrapper)
+        if not self.has_own_initialization:
+            wrapper.init_connection_state()
+        if connection_created.has_listeners(self.wrapper_class):
+            connection_created.send(sender=self.wrapper_class, connection=wrapper)
+
+    @cached_property
+    def has_own_initialization(self):
+        """
+        Return whether wrappers initialize their connections as the backend
+        does, none of whose initializing_methods is overridden: reset() has
+        done all of it then.
+        """
+        return bool(self.initializing_methods) and all(
+            getattr(self.wrapper_class, name).__module__ == self.backend_module
+            for name in self.initializing_methods
+        )
 
     def time_limit(self, connection, seconds):
         """

@@ -2,8 +2,6 @@ from weakref import WeakKeyDictionary
 
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.backends.base.statements import StatementJudge
-from django.db.backends.signals import connection_created
-from django.utils.functional import cached_property
 
 # SERVER_STATUS_IN_TRANS of the client/server protocol.
 IN_TRANSACTION = 1
@@ -18,6 +16,8 @@ class DatabasePooling(BaseDatabasePooling):
     connect_timeout_param = "connect_timeout"
     # It would take a query to find out anew what the server is like.
     wrapper_attributes = ("isolation_level", "mysql_server_data")
+    initializing_methods = ("init_connection_state",)
+    backend_module = "django.db.backends.mysql.base"
     statement_judge = StatementJudge(
         ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "SHOW", "WITH"],
         # User variables, locks that belong to the session, and comments that
@@ -139,21 +139,6 @@ class DatabasePooling(BaseDatabasePooling):
                 cursor.execute(sql)
         self.initialize_again(wrapper)
         return True
-
-    def initialize_again(self, wrapper):
-        # The backend's own initialization is part of reset() already.
-        if not self.has_own_initialization:
-            wrapper.init_connection_state()
-        connection_created.send(sender=self.wrapper_class, connection=wrapper)
-
-    @cached_property
-    def has_own_initialization(self):
-        from .base import DatabaseWrapper
-
-        return (
-            self.wrapper_class.init_connection_state
-            is DatabaseWrapper.init_connection_state
-        )
 
     def session_statements(self, params):
         """

@@ -3,8 +3,6 @@ from operator import attrgetter, itemgetter
 
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.backends.base.statements import StatementJudge
-from django.db.backends.signals import connection_created
-from django.utils.functional import cached_property
 
 from .psycopg_any import is_psycopg3
 
@@ -68,6 +66,8 @@ class DatabasePooling(BaseDatabasePooling):
     # libpq takes less for this.
     min_connect_timeout = 2
     wrapper_attributes = ("isolation_level",)
+    initializing_methods = ("init_connection_state", "_configure_connection")
+    backend_module = "django.db.backends.postgresql.base"
     statement_judge = StatementJudge(
         ["SELECT", "INSERT", "UPDATE", "DELETE", "MERGE", "WITH", "SHOW", "VALUES"],
         # Functions that change the session, the view that does so when it's
@@ -277,21 +277,3 @@ class DatabasePooling(BaseDatabasePooling):
             if value != was:
                 setattr(connection, name, was)
         return True
-
-    def initialize_again(self, wrapper):
-        # The backend's own initialization is part of reset() already.
-        if not self.has_own_initialization:
-            wrapper.init_connection_state()
-        if connection_created.has_listeners(self.wrapper_class):
-            connection_created.send(sender=self.wrapper_class, connection=wrapper)
-
-    @cached_property
-    def has_own_initialization(self):
-        from .base import DatabaseWrapper
-
-        return (
-            self.wrapper_class.init_connection_state
-            is DatabaseWrapper.init_connection_state
-            and self.wrapper_class._configure_connection
-            is DatabaseWrapper._configure_connection
-        )
