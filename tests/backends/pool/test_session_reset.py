@@ -198,6 +198,36 @@ def fail(connection):
     raise ZeroDivisionError
 
 
+@unittest.skipUnless(is_postgresql or is_mysqlclient, "Others are closed.")
+class OwnInitializationTests(SessionTestCase):
+    def test_done_again_after_a_reset(self):
+        """What a backend's subclass initializes is there again."""
+        dirty, own, look = {
+            "postgresql": (
+                "SET statement_timeout = 12345",
+                "SET work_mem = '7777kB'",
+                "SHOW work_mem",
+            ),
+            "mysql": ("SET @dirty = 1", "SET @own = '7777kB'", "SELECT @own"),
+        }[connection.vendor]
+
+        class DatabaseWrapper(type(self.wrapper)):
+            def init_connection_state(self):
+                super().init_connection_state()
+                with self.cursor() as cursor:
+                    cursor.execute(own)
+
+        wrapper = DatabaseWrapper(self.wrapper.settings_dict, ALIAS)
+        self.addCleanup(wrapper.close_pool)
+        self.addCleanup(self.close, wrapper)
+        for _ in range(2):
+            self.query(dirty, wrapper=wrapper)
+            wrapper.close()
+            self.assertEqual(self.query(look, wrapper=wrapper), ("7777kB",))
+        stats = wrapper.pool.stats()
+        self.assertEqual((stats.opened, stats.closed), (1, {}))
+
+
 class ResetCallableTests(SessionTestCase):
     """reset=callable, and where a reset is done."""
 
