@@ -369,12 +369,12 @@ class Borrower:
         Close the cursors that are still held somewhere. They must not reach
         the connection under its next borrower.
         """
-        cursors = [handle() for handle in self.handles]
+        cursors = [
+            cursor for handle in self.handles if (cursor := handle()) is not None
+        ]
         self.handles = []
         self.many_handles = MANY_HANDLES
         for cursor in cursors:
-            if cursor is None:
-                continue
             if isinstance(cursor, CursorWrapper):
                 cursor.cursor = EndedCursor(self.pool.name)
             else:
