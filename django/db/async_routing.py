@@ -84,10 +84,16 @@ def cache_to_async(method, thread_sensitive):
 def note(wrapper):
     """Remember that a wrapper is used by the present code."""
     if is_concurrent():
-        noted = used_wrappers.get()
-        if not any(used() is wrapper for used in noted):
-            alive = [used for used in noted if used() is not None]
-            used_wrappers.set((*alive, ref(wrapper)))
+        note_reference(ref(wrapper))
+
+
+def note_reference(reference):
+    """The same, for a weak reference to a wrapper."""
+    if not (noted := used_wrappers.get()):
+        used_wrappers.set((reference,))
+    elif reference not in noted:
+        alive = [used for used in noted if used() is not None]
+        used_wrappers.set((*alive, reference))
 
 
 def wrapper_of_block(using):

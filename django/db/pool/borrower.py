@@ -10,7 +10,7 @@ import threading
 import weakref
 from contextlib import contextmanager
 
-from django.db.async_routing import current_operation, note
+from django.db.async_routing import current_operation, note_reference
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.pooling import SHORTEST_LIMIT, count_references
 from django.db.backends.utils import CursorWrapper
@@ -147,7 +147,7 @@ class Borrower:
         elif self.lease is not None:
             self.drop(wrapper)
         self.is_ready = False
-        deadline = self._tell(wrapper) if self.tells else None
+        deadline = self._tell() if self.tells else None
         owner = self.holding if self.leak_warning is None else Holder(self.holding)
         try:
             lease = pool.acquire(None, owner, deadline)
@@ -182,7 +182,7 @@ class Borrower:
         self._open(wrapper, lease)
         return True
 
-    def _tell(self, wrapper):
+    def _tell(self):
         """
         Tell those who want to know that a connection is borrowed. Return the
         deadline for that if it isn't the pool's timeout.
@@ -190,7 +190,7 @@ class Borrower:
         if self.in_executor:
             calls.end_with_call(self)
         if self.is_noted:
-            note(wrapper)
+            note_reference(self.wrapper)
             operation = current_operation.get()
             if operation is not None and operation.waited:
                 waited, operation.waited = operation.waited, 0.0
