@@ -227,6 +227,7 @@ class Borrower:
             )
             raise
         self.is_borrowing = True
+        self.attributes = session.attributes
         self.traces = 0
         self.interrupted = False
         if not self.is_current(wrapper):

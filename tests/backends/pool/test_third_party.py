@@ -99,6 +99,34 @@ class PlainBackendTests(ThirdPartyTestCase):
         self.assertEqual(other.dialect, "plain")
         self.assertEqual(other.server_encoding, "UTF-8")
 
+    def test_attributes_follow_the_connection(self):
+        """Also to a wrapper that has opened another one meanwhile."""
+        self.wrapper.settings_dict["POOL"] = {"max_size": 2, "order": "fifo"}
+        other = self.copy()
+        new = type(other).get_new_connection
+
+        def get_new_connection(wrapper, conn_params):
+            connection = new(wrapper, conn_params)
+            wrapper.dialect = "other"
+            return connection
+
+        with mock.patch.object(type(other), "get_new_connection", get_new_connection):
+            other.ensure_connection()
+        other.close()
+        self.wrapper.ensure_connection()
+        self.assertEqual(self.wrapper.dialect, "other")
+        self.wrapper.close()
+        other.ensure_connection()
+        self.wrapper.ensure_connection()
+        self.assertEqual(self.wrapper.dialect, "plain")
+        other.close()
+        self.wrapper.close()
+        for expected in ("other", "plain", "other"):
+            self.wrapper.ensure_connection()
+            self.assertEqual(self.wrapper.dialect, expected)
+            self.wrapper.close()
+        self.assertEqual(self.stats().opened, 2)
+
     def test_attributes_of_the_wrapper_stay_its_own(self):
         """What opening doesn't set isn't the connection's."""
         self.wrapper.schema_name = "tenant"
