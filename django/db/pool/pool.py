@@ -36,6 +36,11 @@ logger = logging.getLogger("django.db.pool")
 # Uses that weren't brief are counted when there are so many to count.
 MANY_HELD = 1024
 
+# After so many brief uses of a connection, the turn of the last one's thread
+# is over if there are more borrowers than connections. A power of 2 less one,
+# for a test of bits.
+TURN = 255
+
 
 def _count_references(slots):
     return [(slot, sys.getrefcount(slot)) for slot in slots]
@@ -66,6 +71,9 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
     # Whether it's closed because its alias has other settings now, and with
     # them another pool.
     is_left_behind = False
+    # Until when there are held to be more borrowers than connections, because
+    # one has found all of them in use.
+    crowded_until = 0.0
 
     def __init__(self, options, pooling, clock=time.monotonic):
         self.options = options
@@ -177,9 +185,10 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             return self._release(slot, now)
         state.last_use = used = now - slot.leased_at
         if used < BRIEF:
-            slot.brief_uses += 1
+            slot.brief_uses = uses = slot.brief_uses + 1
             slot.brief_time += used
         else:
+            uses = 1
             self._note_use(used)
         slot.owner = None
         slot.status = IDLE
@@ -187,6 +196,8 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         state.idle.append(slot)
         if slot.generation != state.calm:
             self._settle(now)
+        if not uses & TURN and now < self.crowded_until:
+            self._end_turn()
         return True
 
     def _release(self, slot, now):

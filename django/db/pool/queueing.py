@@ -16,6 +16,12 @@ from .state import LEASED, NEVER, Waiter
 NAP = 50e-6
 MOST_NAPS = 20
 
+# Seconds for which a pool is held to be crowded after all connections were
+# found in use, and that a thread pauses at the end of a turn meanwhile, see
+# QueueMixin._end_turn().
+CROWDED = 1.0
+PAUSE = 1e-3
+
 # The first in line asks for lost connections to be looked for after so many
 # seconds, then after longer and longer pauses.
 LOOK_AFTER = 0.1
@@ -49,8 +55,10 @@ class QueueMixin:
         lease.deadline = deadline
         for listener in wait_listeners:
             listener()
-        if timeout and len(state.slots) >= state.max_size and self._uses_are_short():
-            now = self._nap()
+        if timeout and len(state.slots) >= state.max_size:
+            self.crowded_until = now + CROWDED
+            if self._uses_are_short():
+                now = self._nap()
         waiter = _Waiter()
         try:
             with self._lock:
@@ -111,6 +119,14 @@ class QueueMixin:
             if not self._state.waiters:
                 break
         return self._clock()
+
+    def _end_turn(self):
+        """
+        Let other threads run. The interpreter has a thread that never waits
+        run for some milliseconds in its turn, and doesn't choose the next one
+        fairly: with so few turns, some would borrow much more than others.
+        """
+        time.sleep(PAUSE)
 
     def _wait(self, waiter, deadline, timeout):
         """

@@ -3,6 +3,7 @@
 import contextlib
 from unittest import mock
 
+from django.db.pool import pool as pool_module
 from django.db.pool import queueing
 from django.test import SimpleTestCase
 
@@ -64,6 +65,39 @@ class SleepTests(SimpleTestCase):
         waiters[waiter := queueing._Waiter()] = None
         waiter.since = waiter.patient_until = self.clock()
         self.assertEqual(self.count_naps(), queueing.MOST_NAPS)
+
+    def pauses(self, uses):
+        """Return how often somebody pauses who borrows so many times."""
+        idle = []
+
+        def sleep(seconds):
+            self.assertEqual(seconds, queueing.PAUSE)
+            # It holds nothing meanwhile.
+            idle.append(self.pool.stats().idle)
+
+        with mock.patch.object(queueing.time, "sleep", sleep):
+            for _ in range(uses):
+                self.use(0)
+        self.assertEqual(set(idle), {1} if idle else set())
+        return len(idle)
+
+    def test_turns_end_while_there_are_more_borrowers_than_connections(self):
+        turn = pool_module.TURN + 1
+        self.assertEqual(self.pauses(3 * turn), 0)
+        # Somebody finds nothing.
+        self.count_naps()
+        self.assertEqual(self.pauses(3 * turn), 3)
+        self.clock.advance(queueing.CROWDED)
+        self.assertEqual(self.pauses(3 * turn), 0)
+
+    def test_a_turn_does_not_end_with_a_long_use(self):
+        self.count_naps()
+        for _ in range(3 * (pool_module.TURN + 1)):
+            with mock.patch.object(
+                queueing.time, "sleep", side_effect=ZeroDivisionError
+            ):
+                self.pool.crowded_until = self.clock() + 1
+                self.use(0.01)
 
     def wait(self, after):
         """
