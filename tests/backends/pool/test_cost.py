@@ -36,7 +36,7 @@ counts_instructions = unittest.skipUnless(
 # Calls of Python functions, and instructions by version, that a driver's
 # connection takes to be borrowed and given back.
 LIMITS = {
-    "psycopg": (10, {(3, 12): 480, (3, 13): 485}),
+    "psycopg": (11, {(3, 12): 485, (3, 13): 490}),
     "psycopg2": (17, {(3, 12): 525, (3, 13): 535}),
     "MySQLdb": (18, {(3, 12): 590, (3, 13): 595}),
     "pymysql": (21, {(3, 12): 605, (3, 13): 620}),
