@@ -139,7 +139,11 @@ class QueueMixin:
         finally:
             deadlock.leave()
         if waiter.slot is None:
-            self._refuse(waiter.refusal, timeout)
+            # It may have looked before it was woken. Whoever turns it away
+            # holds the lock until it has said why.
+            with self._lock:
+                refusal = waiter.refusal or PoolTimeout
+            self._refuse(refusal, timeout)
 
     def _sleep(self, waiter, deadline, timeout):
         state = self._state

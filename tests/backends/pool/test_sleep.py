@@ -3,6 +3,7 @@
 import contextlib
 from unittest import mock
 
+from django.db.pool import PoolClosed
 from django.db.pool import pool as pool_module
 from django.db.pool import queueing
 from django.test import SimpleTestCase
@@ -98,6 +99,27 @@ class SleepTests(SimpleTestCase):
             ):
                 self.pool.crowded_until = self.clock() + 1
                 self.use(0.01)
+
+    def test_who_looks_before_being_woken_learns_why_it_was_turned_away(self):
+        waiter = queueing._Waiter()
+        waiter.since = waiter.patient_until = self.clock()
+        # As _turn_away() leaves it, until _wake() is called.
+        waiter.served = True
+
+        class Lock:
+            """Its holder has said why before it lets go."""
+
+            def __enter__(self):
+                waiter.refusal = PoolClosed
+
+            def __exit__(self, *exc_info):
+                pass
+
+        with (
+            mock.patch.object(self.pool, "_lock", Lock()),
+            self.assertRaises(PoolClosed),
+        ):
+            self.pool._wait(waiter, self.clock() + 1, 1)
 
     def wait(self, after):
         """
