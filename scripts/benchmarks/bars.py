@@ -52,6 +52,14 @@ class Bar:
         return measured, middle >= self.at_least
 
 
+def judge(results):
+    """
+    Return a list of (bar, what was measured, whether that's within the limit)
+    for all that results are about. A quick run doesn't measure all of them.
+    """
+    return [(bar, *bar.judge(results)) for bar in bars() if bar.is_about(results)]
+
+
 def one_thread(rival, metric="cpu"):
     return ("a", bare.ONE_THREAD, rival, metric)
 

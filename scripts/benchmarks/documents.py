@@ -7,6 +7,7 @@ from pathlib import Path
 from pooltools.processes import run
 
 from . import report
+from .bars import judge
 from .cases import clean_environment
 from .environments import CHARTS, ROOT
 
@@ -28,9 +29,9 @@ its own. Run it to see what holds on yours:
     $ scripts/bench --quick --bars a b
     $ scripts/bench --write-docs
 
-The first takes some minutes, the last more than an hour. The second measures
-only the workloads that it names, and says which of the limits that the pool
-has to keep are kept. ``--write-docs`` writes the figures to this page, and
+The first takes some minutes, the last about an hour. The second measures only
+the workloads that it names, and says which of the limits that the pool is held
+to are kept. ``--write-docs`` writes the figures to this page, and
 ``scripts/bench --from dist/bench/results.json --write-docs`` does so again
 without measuring.
 """
@@ -39,6 +40,10 @@ A figure is the median of the rounds. A ratio is the median of the ratios in
 each round, followed by the least and the most. "Least" and "max" are those of
 all rounds. Trust the ratios more than the figures: all rivals had to bear with
 the same machine.
+"""
+LIMITS = """\
+What the pool is held to, by ``--bars``. Most limits are on a ratio of two
+figures of the same round. Not all of them are kept.
 """
 # For each chart, what it shows.
 CAPTIONS = {
@@ -81,6 +86,9 @@ def page(results, workloads, charts=()):
         lines += [f".. figure:: /internals/_images/{name}.svg"]
         lines += [f"   :alt: {CAPTIONS[name]}", ""]
         lines += [*wrap(f"{CAPTIONS[name]} {machine}", "   ", "   "), ""]
+    if judged := judge(results):
+        lines += [*heading("Limits", "="), LIMITS]
+        lines += [*report.rst_table(*report.bars_table(judged)), ""]
     for workload in workloads:
         if not results.scenarios(workload.letter):
             continue

@@ -100,15 +100,20 @@ def list_versions(packages):
     )
 
 
-def print_bars(judged):
+def bars_table(judged):
+    """Return the header and the rows for bars, as judge() returns them."""
     header = ["bar", "limit", "measured (spread)", ""]
     rows = []
     for bar, measured, ok in judged:
         verdict = {True: "ok", False: "NOT MET", None: "not measured"}[ok]
         value = show(measured) if isinstance(measured, (int, float)) else str(measured)
         rows.append([bar.text, bar.limit_text, value, verdict])
+    return header, rows
+
+
+def print_bars(judged):
     print()
-    for line in text_table(header, rows):
+    for line in text_table(*bars_table(judged)):
         print(line)
 
 

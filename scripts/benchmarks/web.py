@@ -198,7 +198,7 @@ class RequestsCase(Case):
             try:
                 site.start()
                 load(site.url, WARM_UP, self.clients)
-                figures = self.load(lab, site, lab.pick(3, 8))
+                figures = self.load(lab, site, lab.pick(3, 6))
             finally:
                 site.stop()
         if opened is not None:

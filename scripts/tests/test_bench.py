@@ -16,7 +16,7 @@ from unittest import mock
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks import cli, documents, report, serving  # NOQA: E402
-from benchmarks.bare import FLOOR  # NOQA: E402
+from benchmarks.bare import FLOOR, ONE_THREAD, OURS  # NOQA: E402
 from benchmarks.bars import Bar, bars  # NOQA: E402
 from benchmarks.cases import Workload  # NOQA: E402
 from benchmarks.cpu import cpu_seconds  # NOQA: E402
@@ -25,6 +25,7 @@ from benchmarks.measures import (  # NOQA: E402
     asynchronous,
     bare,
     leases,
+    parts,
     timing,
     watch,
 )
@@ -174,6 +175,21 @@ class ResultsTests(unittest.TestCase):
         page = documents.page(Results(), [workload])
         self.assertIn("* ``x``: nothing in particular.\n\n  They are", page)
 
+    def test_page_says_which_limits_are_kept(self):
+        results = Results()
+        machine = {"cpus": 2, "processor": "x", "system": "y", "load": [0.1]}
+        results.about.update(machine=machine, environments={}, servers={})
+        for figure in (1, 3, 2):
+            for rival, cpu in ((OURS, 1.7 * figure), (FLOOR, figure)):
+                case = FakeCase(rival, [], [])
+                case.scenario = ONE_THREAD
+                results.add("a", case, {"cpu": cpu})
+        [kept, exceeded] = [
+            line for line in documents.page(results, []).splitlines() if "Lock)" in line
+        ]
+        self.assertRegex(kept, r"<= 3 +1\.7 \(1\.7-1\.7\) +ok$")
+        self.assertRegex(exceeded, r"<= 1\.6 +1\.7 \(1\.7-1\.7\) +NOT MET$")
+
     def test_show(self):
         for number, text in [(0, "0"), (1.2345, "1.23"), (1234.5, "1234")]:
             with self.subTest(number=number):
@@ -257,6 +273,16 @@ class MeasuresTests(unittest.TestCase):
         # Two connections, a millisecond each.
         self.assertLessEqual(figures["throughput"], 2000)
         self.assertLessEqual(figures["jain"], 1)
+
+    def test_parts_are_measured_without_their_loop(self):
+        def least(statement):
+            runs = [parts.measure(statement, {"clock": clock}, 0.02) for _ in range(9)]
+            return min(run["cpu"] for run in runs)
+
+        clock = time.monotonic
+        once, nothing = least("clock()"), least("pass")
+        self.assertLess(abs(nothing), once / 2)
+        self.assertGreater(least("clock(); clock(); clock(); clock()"), 2 * once)
 
     def test_one_thread(self):
         figures = bare.cycle(FLOOR, 8, 0.05)

@@ -1,0 +1,59 @@
+"""What a borrow and a return consist of: where the time goes."""
+
+from . import django_cycle
+from .cases import Case, Workload
+from .environments import PATCHED, STOCK
+from .measures.parts import ALONE, THROUGH_DJANGO
+
+FLOOR = "for comparison: the floor of (a)"
+PERSISTENT = "for comparison: stock persistent"
+
+
+class Parts(Workload):
+    """Each part in the place of a rival, beside the whole."""
+
+    letter = "l"
+    title = "where the time goes: parts of a borrow and a return (CPU ns)"
+    about = (
+        "Each part is measured by itself. What the interpreter gains or loses where "
+        "they follow each other is missing, and so is the code between them: they "
+        "don't add up exactly. Two calls of Python functions and a deque are what "
+        "any pool in Python has to pay. The rest buys something that would have to "
+        "be given up: reading the clock for limits of a connection's age and for "
+        "the statistics, a token that can be given back only once, the names of "
+        "those who hold connections, and turns for threads that wait."
+    )
+    columns = [("cpu", "CPU ns", 0)]
+    ratio = "cpu"
+
+    alone = "the pool alone, as in (a)"
+    through_django = "through Django, as in (d), wrapper"
+
+    def cases(self, lab):
+        seconds = lab.pick(0.1, 0.5)
+        for part in ALONE:
+            yield self.case(
+                self.alone, part, PATCHED, "alone", part=part, seconds=seconds
+            )
+        yield self.case(self.alone, FLOOR, STOCK, "floor", seconds=seconds)
+        for part in THROUGH_DJANGO:
+            yield self.case(
+                self.through_django,
+                part,
+                PATCHED,
+                "through_django",
+                part=part,
+                database=django_cycle.database(lab, django_cycle.OURS),
+                seconds=seconds,
+            )
+        yield self.case(
+            self.through_django,
+            PERSISTENT,
+            STOCK,
+            "persistent",
+            database=django_cycle.database(lab, django_cycle.PERSISTENT),
+            seconds=seconds,
+        )
+
+    def case(self, scenario, name, environment, function, **arguments):
+        return Case(scenario, name, environment, f"parts.{function}", arguments)
