@@ -11,7 +11,7 @@ import contextlib
 import threading
 from contextvars import ContextVar
 from itertools import islice
-from weakref import WeakSet, ref
+from weakref import ref
 
 from asgiref.sync import AsyncToSync, SyncToAsync
 
@@ -28,15 +28,16 @@ from .giving_back import give_back, give_back_idle, is_held, is_pinned
 from .options import PoolOptions
 from .pool import resize_listeners
 from .querylog import current_logs, logging_to
+from .registry import snapshot
 from .workers import SingleCall, WorkerExecutor
 
 # What the present code holds until it's done with it.
 _holds = ContextVar("holds", default=())
-# Pools whose max_size may be another than that of their settings.
-_resized = WeakSet()
-# (alias, engine, name) -> whether a pool is possible, and whether several
-# threads can use the database.
-_can_pool = {}
+# Weak references to pools whose max_size may be another than that of their
+# settings.
+_resized = set()
+# A copy of the databases' settings, and what follows from them.
+_known = None, False, ()
 
 
 # ##### Where to run #####
@@ -73,7 +74,25 @@ def is_bound():
         if (wrapper := used()) is not None and is_pinned(wrapper):
             return True
     operation = current_operation.get()
-    return (operation is not None and operation.running) or not _can_all_pool()
+    return (operation is not None and operation.running) or not _look_at_settings()[0]
+
+
+def _look_at_settings():
+    """
+    Return what follows from the settings of all databases: what
+    _can_all_pool() and _limits() return.
+    """
+    global _known
+    settings, *known = _known
+    # Settings may be changed in place. Comparing them takes less time than
+    # reading what's needed in them.
+    if settings != connections.settings:
+        settings = snapshot(connections.settings)
+        known = _can_all_pool(), _limits()
+        _known = settings, *known
+    elif _resized:
+        known[1] = _limits()
+    return known
 
 
 def _can_all_pool():
@@ -82,17 +101,12 @@ def _can_all_pool():
     other database belongs to one thread, as an in-memory SQLite database does.
     """
     for alias, settings_dict in connections.settings.items():
-        key = alias, settings_dict["ENGINE"], settings_dict["NAME"]
-        if (answer := _can_pool.get(key)) is None:
-            wrapper = connections.create_connection(alias)
-            pooling = wrapper.pooling_class
-            answer = pooling.can_pool(wrapper), not pooling.is_of_one_thread(wrapper)
-            _can_pool[key] = answer
-        if answer == (True, True):
-            continue
+        wrapper = connections.create_connection(alias)
         options = _pool_settings(settings_dict)
-        is_concurrent = isinstance(options, dict) and options.get("concurrent_async")
-        if not answer[0 if is_concurrent else 1]:
+        if isinstance(options, dict) and options.get("concurrent_async"):
+            if not wrapper.pooling_class.can_pool(wrapper):
+                return False
+        elif wrapper.pooling_class.is_of_one_thread(wrapper):
             return False
     return True
 
@@ -122,8 +136,8 @@ def _option(options, name):
 
 def _follow_size(pool):
     """Have the line follow a pool that was resized."""
-    _resized.add(pool)
-    waiting.line.set_limit(_limits()[0])
+    _resized.add(ref(pool, _resized.discard))
+    waiting.line.set_limit(_look_at_settings()[1][0])
 
 
 resize_listeners.append(_follow_size)
@@ -133,18 +147,17 @@ async def run(func, /, *args, **kwargs):
     """Run a function that needs nothing of its thread but connections."""
     if is_bound():
         return await SyncToAsync(func)(*args, **kwargs)
-    if (hold := _own_hold()) is not None:
+    if _holds.get() and (hold := _own_hold()) is not None:
         return await hold.run(func, *args, **kwargs)
-    await give_back_before_waiting()
-    waited = await waiting.line.enter(*_limits())
+    if used_wrappers.get():
+        await give_back_before_waiting()
+    waited = await waiting.line.enter(*_look_at_settings()[1])
     executor = SingleCall(on_release=waiting.line.leave)
-    return await _run_on(executor, _Operation(func, waited), args, kwargs)
+    return await _on(executor, _Operation(func, waited))(*args, **kwargs)
 
 
-async def _run_on(executor, operation, args, kwargs):
-    return await SyncToAsync(operation, thread_sensitive=False, executor=executor)(
-        *args, **kwargs
-    )
+def _on(executor, operation):
+    return SyncToAsync(operation, thread_sensitive=False, executor=executor)
 
 
 class _Operation:
@@ -225,7 +238,7 @@ class Hold:
             outer.users += 1
             return self
         await give_back_before_waiting()
-        self.waited = await waiting.line.enter(*_limits())
+        self.waited = await waiting.line.enter(*_look_at_settings()[1])
         self.executor = WorkerExecutor(on_release=waiting.line.leave)
         alive = [held for held in _holds.get() if _is_alive(held)]
         _holds.set((*alive, ref(self)))
@@ -236,7 +249,7 @@ class Hold:
             return await self.outer.run(func, *args, **kwargs)
         if self.executor is None:
             return await SyncToAsync(func)(*args, **kwargs)
-        return await _run_on(self.executor, self.operation(func), args, kwargs)
+        return await _on(self.executor, self.operation(func))(*args, **kwargs)
 
     def operation(self, func):
         """Return a function as an operation that this hold's worker runs."""

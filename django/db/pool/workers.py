@@ -176,48 +176,53 @@ class _Workers:
     """The workers of the process."""
 
     def __init__(self):
-        # Held for a few bytecodes.
-        self.lock = threading.Lock()
-        # The last was used last.
+        # The last was used last. Its pop() and remove() hand each worker to
+        # one caller only.
         self.idle = []
-        self.busy = set()
+        self.all = set()
+        # Held for a few bytecodes, when a worker starts or ends.
+        self.lock = threading.Lock()
+
+    @property
+    def busy(self):
+        """The workers that somebody has."""
+        with self.lock:
+            return self.all.difference(self.idle)
 
     def take(self):
         """Return a worker that nobody else has. Start one if there's none."""
-        with self.lock:
-            if self.idle:
-                worker = self.idle.pop()
-                self.busy.add(worker)
-                return worker
+        try:
+            return self.idle.pop()
+        except IndexError:
+            pass
         worker = Worker(self)
         worker.thread.start()
         with self.lock:
-            self.busy.add(worker)
+            self.all.add(worker)
         return worker
 
     def put_back(self, worker):
         """Take back a worker that has nothing left to do."""
-        with self.lock:
-            self.busy.discard(worker)
-            self.idle.append(worker)
+        self.idle.append(worker)
 
     def retire(self, worker):
         """Return whether a worker may end: nobody has it."""
+        try:
+            self.idle.remove(worker)
+        except ValueError:
+            return False
         with self.lock:
-            try:
-                self.idle.remove(worker)
-            except ValueError:
-                return False
-            return True
+            self.all.discard(worker)
+        return True
 
     def stop(self):
         """
         End the workers, after what they're doing now, but don't wait for that
         for long.
         """
+        self.idle.clear()
         with self.lock:
-            workers = self.idle + list(self.busy)
-            self.idle.clear()
+            workers = [*self.all]
         for worker in workers:
             worker.put(None)
         end = time.monotonic() + EXIT_TIMEOUT
