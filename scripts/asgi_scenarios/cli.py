@@ -11,9 +11,9 @@ from pathlib import Path
 
 from chaos_campaign.cli import DRIVERS as SERVER_DRIVERS
 
-from pooltools import ToolError
 from pooltools.command import run_tool
 from pooltools.processes import wait_until
+from pooltools.provide import provide
 
 from . import report
 from .databases import make_database
@@ -36,8 +36,7 @@ def parse(arguments):
         prog="scripts/asgi_matrix",
         description="Run what asynchronous code does to a pool of four connections "
         "on an ASGI server, and count. Ends with status 1 if a connection is lost "
-        "or left behind, or if there's an error that no scenario wants. Install "
-        "scripts/requirements/hosts.txt for it.",
+        "or left behind, or if there's an error that no scenario wants.",
         epilog=f"Scenarios: {', '.join(names)}.",
     )
     parser.add_argument("--server", choices=SERVERS, default="uvicorn")
@@ -79,26 +78,19 @@ def parse(arguments):
     return options
 
 
-def check_modules(options):
-    """Raise ToolError if something is missing that can't be done without."""
-    if not (options.build / "django" / "db" / "pool").is_dir():
-        raise ToolError("Assemble the tree first, with scripts/tree assemble.")
+def find_modules(options):
+    """Have what can't be done without, if need be in another environment."""
     wanted = ["asgiref", "sqlparse", options.server]
     wanted.append(DRIVERS[options.database][options.driver])
     if options.database == "postgresql":
         # What administrates PostgreSQL is psycopg in any case.
         wanted.append("psycopg")
-    missing = [name for name in wanted if not importlib.util.find_spec(name)]
-    if missing:
-        raise ToolError(
-            f"{sys.executable} has no {', '.join(missing)}. Install the files in "
-            "scripts/requirements/."
-        )
+    provide(ROOT / "scripts" / "asgi_matrix", options.build, wanted)
 
 
 def run_matrix(stack, options):
     options.build = options.build.resolve()
-    check_modules(options)
+    find_modules(options)
     if not all(map(importlib.util.find_spec, WEBSOCKET_MODULES)):
         print(f"Without WebSockets: they need {' and '.join(WEBSOCKET_MODULES)}.")
         options.scenarios = [s for s in options.scenarios if "websocket" not in s.name]

@@ -1,22 +1,18 @@
 """Reads the command line, starts what the campaign needs, and runs it."""
 
 import argparse
-import importlib.util
+import importlib
 import json
-import os
 import sys
 import time
 from pathlib import Path
 
 from pooltools import ToolError
-from pooltools.envs import Environment, build_environment
 from pooltools.processes import exit_on_signals
-from pooltools.pythons import find_python
+from pooltools.provide import provide
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = ROOT / "scripts"
-# Django's.
-OLDEST_PYTHON = (3, 12)
 # Databases -> names of drivers -> their modules. The first is the default.
 DRIVERS = {
     "postgresql": {"psycopg": "psycopg", "psycopg2": "psycopg2"},
@@ -28,7 +24,7 @@ def main(arguments=None):
     options = parse(arguments)
     exit_on_signals()
     try:
-        provide(options)
+        find_modules(options)
         violations = run(options)
     except ToolError as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -71,24 +67,14 @@ def parse(arguments):
     return options
 
 
-def provide(options):
-    """Find Django and the driver, if need be in another environment."""
+def find_modules(options):
+    """Have Django and the driver, if need be in another environment."""
     build = options.build.resolve()
-    if not (build / "django" / "db" / "pool").is_dir():
-        raise ToolError("Assemble the tree first, with scripts/tree assemble.")
-    sys.path.insert(0, str(build))
     # What administrates PostgreSQL is psycopg in any case.
-    drivers = {"psycopg"} if options.database == "postgresql" else set()
-    drivers.add(DRIVERS[options.database][options.driver])
-    wanted = ("asgiref", "sqlparse", *drivers)
-    if sys.version_info >= OLDEST_PYTHON and all(map(importlib.util.find_spec, wanted)):
-        return
-    environment = Environment(ROOT, ".venvs/test", find_python())
-    if Path(sys.prefix).resolve() == environment.directory.resolve():
-        raise ToolError(f"{environment.directory} is broken, remove it.")
-    build_environment(environment, build)
-    python = str(environment.python)
-    os.execv(python, [python, str(SCRIPTS / "chaos"), *sys.argv[1:]])
+    drivers = ["psycopg"] if options.database == "postgresql" else []
+    drivers.append(DRIVERS[options.database][options.driver])
+    provide(SCRIPTS / "chaos", build, ["asgiref", "sqlparse", *drivers])
+    sys.path.insert(0, str(build))
 
 
 def run(options):
