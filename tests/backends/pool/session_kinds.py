@@ -389,6 +389,20 @@ def mysql_kinds():
     )
 
 
+class Aggregate:
+    """An aggregate function for SQLite."""
+
+    def step(self, value):
+        pass
+
+    inverse = step
+
+    def value(self):
+        return 1
+
+    finalize = value
+
+
 def sqlite_kinds():
     for name, value in [
         ("foreign_keys", 0),
@@ -427,23 +441,44 @@ def sqlite_kinds():
     ]:
         yield Kind(f"driver: {name}", set_attribute(name, value), attribute(name))
     yield Kind(
-        "hidden: function",
+        "function",
         call("create_function", "pool_test", 0, lambda: 1),
         succeeds("SELECT pool_test()"),
-        visible=False,
     )
     yield Kind(
-        "hidden: collation",
+        "aggregate",
+        call("create_aggregate", "pool_test", 1, Aggregate),
+        succeeds("SELECT pool_test(1)"),
+    )
+    if hasattr(connection.Database.Connection, "create_window_function"):
+        yield Kind(
+            "window function",
+            call("create_window_function", "pool_test", 1, Aggregate),
+            succeeds("SELECT pool_test(1) OVER ()"),
+        )
+    yield Kind(
+        "collation",
         call("create_collation", "pool_test", lambda a, b: 0),
         succeeds("SELECT 1 ORDER BY 'a' COLLATE pool_test"),
-        visible=False,
     )
     for what, name, args in [
         ("progress handler", "set_progress_handler", [1]),
         ("trace callback", "set_trace_callback", []),
         ("authorizer", "set_authorizer", []),
     ]:
-        yield Kind(f"hidden: {what}", *changes(name, *args), visible=False)
+        yield Kind(what, *changes(name, *args))
+    limit = connection.Database.SQLITE_LIMIT_SQL_LENGTH
+    yield Kind(
+        "limit",
+        call("setlimit", limit, 54321),
+        lambda wrapper: wrapper.connection.getlimit(limit),
+    )
+    config = connection.Database.SQLITE_DBCONFIG_ENABLE_TRIGGER
+    yield Kind(
+        "configuration",
+        call("setconfig", config, False),
+        lambda wrapper: wrapper.connection.getconfig(config),
+    )
     yield Kind(
         "hidden: by the driver's connection",
         lambda wrapper: run_by_driver(wrapper, "PRAGMA case_sensitive_like = 1"),

@@ -317,7 +317,10 @@ class WrapperCostTests(PooledTestCase):
         self.cycle()
         statements = []
         self.wrapper.ensure_connection()
-        self.wrapper.connection.set_trace_callback(statements.append)
+        # Not the connection's own method: it would be closed.
+        self.wrapper.Database.Connection.set_trace_callback(
+            self.wrapper.connection, statements.append
+        )
         self.wrapper.close()
         for _ in range(10):
             self.cycle()

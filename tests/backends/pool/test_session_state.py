@@ -492,6 +492,44 @@ class InitializedStateTests(SessionTestCase):
         self.assertSetAgain("PRAGMA cache_size", (1234,), "PRAGMA cache_size = 4321")
 
     @unittest.skipUnless(is_sqlite, "SQLite tests")
+    def test_functions_of_receivers(self):
+        """They are part of opening."""
+
+        def receiver(wrapper):
+            wrapper.connection.create_function("pool_test", 0, lambda: 1)
+
+        with self.receiver(receiver):
+            for _ in range(3):
+                self.assertEqual(run(self.wrapper, "SELECT pool_test()"), (1,))
+                self.wrapper.close()
+            self.assertEqual(self.stats().opened, 1)
+
+    @unittest.skipUnless(is_sqlite, "SQLite tests")
+    def test_class_of_connections(self):
+        """A project's own is used, and changes are noticed all the same."""
+
+        class Connection(self.wrapper.Database.Connection):
+            pass
+
+        see = "SELECT COUNT(*) FROM pragma_function_list WHERE name = 'pool_test'"
+        for factory, noticed in [
+            (Connection, True),
+            # What it returns is what it is.
+            (lambda *args, **kwargs: Connection(*args, **kwargs), False),
+        ]:
+            with self.subTest(noticed=noticed):
+                self.start()
+                self.set_option(factory=factory)
+                run(self.wrapper, "SELECT 1")
+                self.assertIsInstance(self.wrapper.connection, Connection)
+                self.wrapper.close()
+                self.assertEqual(self.stats().idle, 1)
+                self.wrapper.ensure_connection()
+                self.wrapper.connection.create_function("pool_test", 0, lambda: 1)
+                self.wrapper.close()
+                self.assertEqual(run(self.other, see), (0 if noticed else 1,))
+
+    @unittest.skipUnless(is_sqlite, "SQLite tests")
     def test_functions_of_django(self):
         see = "SELECT django_date_extract('year', '2026-01-01'), LENGTH('a')"
         run(self.wrapper, see)

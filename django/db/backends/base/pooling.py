@@ -142,7 +142,7 @@ class BaseDatabasePooling:
         end = time.monotonic() + timeout
         before = wrapper.__dict__.copy()
         conn_params = wrapper.get_connection_params()
-        self.limit_connect_time(conn_params, timeout)
+        self.adapt_params(conn_params, timeout)
         wrapper.connection = wrapper.get_new_connection(conn_params)
         left = max(end - time.monotonic(), SHORTEST_LIMIT)
         with self.time_limit(wrapper.connection, left):
@@ -207,6 +207,10 @@ class BaseDatabasePooling:
         KeyboardInterrupt.
         """
         return isinstance(error, self.wrapper_class.Database.Error)
+
+    def adapt_params(self, conn_params, timeout):
+        """Change the parameters for connecting to what the pool needs."""
+        self.limit_connect_time(conn_params, timeout)
 
     def limit_connect_time(self, conn_params, timeout):
         """Have the driver give up connecting after a timeout in seconds."""
