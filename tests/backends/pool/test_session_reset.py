@@ -271,6 +271,33 @@ class ResetCallableTests(SessionTestCase):
         self.assertEqual(run(self.other, "SHOW statement_timeout"), ("0",))
         self.assertEqual(run(self.other, "SHOW lock_timeout"), ("54321ms",))
 
+    def test_transaction_that_it_leaves_open(self):
+        """It's rolled back, and isn't the next borrower's."""
+        self.create_table()
+
+        def reset(connection):
+            for sql in ["BEGIN", f"INSERT INTO {self.table} VALUES (1)"]:
+                run_by_driver(mock.Mock(connection=connection), sql)
+
+        for autocommit in [True, False]:
+            with self.subTest(autocommit=autocommit):
+                for wrapper in (self.wrapper, self.other):
+                    wrapper.settings_dict["AUTOCOMMIT"] = autocommit
+                self.start(reset=reset)
+                run(self.wrapper, "SELECT 1")
+                self.wrapper.close()
+                # Nor does it lock anybody out meanwhile.
+                self.assertEqual(self.count(), 0)
+                self.insert(self.other)
+                if not autocommit:
+                    self.other.commit()
+                self.assertEqual(self.count(), 1)
+                self.other.close()
+                self.assertEqual(self.stats().opened, 1)
+                self.assertEqual(self.count(), 1)
+                self.start()
+                self.query(f"DELETE FROM {self.table}", wrapper=self.unpooled())
+
     def test_at_once_if_nothing_else_is_idle(self):
         self.start(reset=lambda connection: self.note(connection), max_size=2)
         self.wrapper.ensure_connection()

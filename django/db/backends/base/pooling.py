@@ -456,6 +456,8 @@ class BaseDatabasePooling:
                         succeeded = self.reset(wrapper, session)
                 else:
                     how(connection)
+                    if self.in_transaction(connection) is not False:
+                        self.rollback(connection)
                     succeeded = True
         finally:
             wrapper.connection = None
