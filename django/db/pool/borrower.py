@@ -296,7 +296,9 @@ class Borrower:
                 wrapper.health_check_done = True
                 self.is_ready = True
             if not clean:
-                pool.discard(lease, UNCLEAN)
+                # None if another thread was quicker.
+                if lease is not None:
+                    pool.discard(lease, UNCLEAN)
             elif dirty:
                 pool.release_dirty(lease)
             else:

@@ -18,6 +18,8 @@ from django.db import (
     connections,
     transaction,
 )
+from django.db.backends.base.pooling import BaseDatabasePooling
+from django.db.pool.borrower import Borrower
 
 from .utils import ALIAS, SOON, PooledTestCase, run_in_thread
 
@@ -77,6 +79,60 @@ class GiveBackTests(PooledTestCase):
         run_in_thread(self.wrapper.close)
         self.assertEqual(self.query("SELECT 7", wrapper=other), (7,))
         self.assertEqual(self.stats().in_use, 1)
+
+    def test_a_wrapper_closed_by_two_threads_at_once(self):
+        """
+        The slower one changes nothing, wherever it was when the other was
+        done, nor for the next borrower.
+        """
+        self.create_table()
+        self.use_pool(max_size=1, timeout=SOON)
+        for owner, name in [
+            (Borrower, "give_back"),
+            (Borrower, "_make_clean"),
+            (BaseDatabasePooling, "is_held"),
+        ]:
+            with self.subTest(name=name):
+                self.wrapper.set_autocommit(False)
+                self.insert()
+                self.wrapper.inc_thread_sharing()
+                self.assertClosedTwice(owner, name)
+                self.wrapper.dec_thread_sharing()
+                self.query(f"DELETE FROM {self.table}", wrapper=self.unpooled())
+
+    def assertClosedTwice(self, owner, name):
+        came, go, errors = threading.Event(), threading.Event(), []
+        method = getattr(owner, name)
+
+        def held_up(*args):
+            if threading.current_thread() is thread:
+                came.set()
+                go.wait(SOON)
+            return method(*args)
+
+        def close():
+            try:
+                self.wrapper.close()
+            except BaseException as e:
+                errors.append(e)
+
+        thread = threading.Thread(target=close)
+        with mock.patch.object(owner, name, held_up):
+            thread.start()
+            self.assertTrue(came.wait(SOON))
+            self.wrapper.close()
+            other = self.copy()
+            other.set_autocommit(False)
+            self.insert(other)
+            go.set()
+            thread.join(SOON)
+        self.assertEqual(errors, [])
+        self.assertEqual(self.stats().in_use, 1)
+        other.commit()
+        other.close()
+        self.assertEqual(self.count(), 1)
+        stats = self.stats()
+        self.assertEqual((stats.in_use, stats.idle), (0, 1))
 
     def test_a_connection_that_somebody_keeps_is_not_lent_again(self):
         self.wrapper.ensure_connection()
