@@ -320,6 +320,32 @@ class TaskTests(AtomicTestCase):
         async_to_sync(main)()
         self.assertEqual(self.roots(), [])
 
+    def test_independent_awaited_in_the_block_sees_nothing_of_it(self):
+        count = self.squares.acount
+
+        async def use_cursor():
+            async with self.wrapper.acursor() as cursor:
+                await cursor.execute("SELECT COUNT(*) FROM backends_square")
+                return (await cursor.fetchone())[0]
+
+        async def in_block():
+            async with atomic():
+                return await count()
+
+        async def iterate():
+            return len([square async for square in self.squares.aiterator()])
+
+        async def main():
+            async with atomic():
+                await self.add(1)
+                for function in (count, use_cursor, in_block, iterate):
+                    with self.subTest(function.__name__):
+                        self.assertEqual(await function(), 1)
+                        found = await transaction.independent(function())
+                        self.assertEqual(found, 0)
+
+        self.run_alone(main)
+
     def test_outside_of_blocks_the_helpers_change_nothing(self):
         async def main():
             await transaction.joined(self.add(1))
