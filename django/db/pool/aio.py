@@ -256,6 +256,15 @@ class Hold:
         waited, self.waited = self.waited, 0.0
         return _Operation(func, waited)
 
+    def give_back_idle(self):
+        """
+        On the worker, give back its connections, unless another hold has a
+        use for them.
+        """
+        hold = self.outer or self
+        if hold.executor is not None and hold.users == 1:
+            give_back_idle()
+
     def end(self, last=None):
         """
         Let go of the worker, after it has run what it was given.
@@ -319,8 +328,8 @@ async def iterate(iterable, chunk_size):
 
 def _slice(generator, size, hold):
     chunk = list(islice(generator, size))
-    if len(chunk) < size and hold.executor is not None and hold.users == 1:
-        give_back_idle()
+    if len(chunk) < size:
+        hold.give_back_idle()
     return chunk
 
 

@@ -23,7 +23,6 @@ from django.db.async_routing import current_block, is_concurrent, used_wrappers
 from django.db.transaction import TransactionManagementError
 
 from .aio import Hold, _holds, is_bound, present_block, thread_sensitive_executor
-from .giving_back import give_back_idle
 from .querylog import current_logs, logging_to
 from .workers import Job, Operation, SingleCall
 
@@ -326,7 +325,7 @@ class Block(Executor):
                 self.atomic.__exit__(*exc_info)
         finally:
             if self.outer is None and not self.thread.is_bound:
-                give_back_idle()
+                self.thread.hold.give_back_idle()
 
     def _close_soon(self, loop, future):
         if self.thread.is_bound and loop is not None:

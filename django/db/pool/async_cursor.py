@@ -4,7 +4,6 @@ from django.db import NotSupportedError, connections
 from django.db.async_routing import is_concurrent
 
 from .aio import Hold
-from .giving_back import give_back_idle
 
 # Rows that are read at a time while iterating.
 CHUNK_SIZE = 100
@@ -52,8 +51,7 @@ class AsyncCursor:
         try:
             self.cursor.close()
         finally:
-            if self.hold.executor is not None and self.hold.users == 1:
-                give_back_idle()
+            self.hold.give_back_idle()
 
     def _call(self, name, *args):
         result = getattr(self.cursor, name)(*args)

@@ -366,6 +366,20 @@ class IterationTests(AsyncPoolTestCase):
         self.assertEqual(asyncio.run(main()), [0, 1, 2, 3, 4])
         self.assertEqual(self.in_use(), 0)
 
+    async def test_atomic_blocks_meanwhile(self):
+        roots = []
+        async for square in self.iterate():
+            try:
+                async with transaction.atomic(using=ALIAS):
+                    roots.append((await self.squares.aget(pk=square.pk)).root)
+                    if square.root % 2:
+                        raise ValueError
+            except ValueError:
+                pass
+            self.assertEqual(self.stats().opened, 1)
+        self.assertEqual(roots, [0, 1, 2, 3, 4])
+        self.assertEqual(self.in_use(), 0)
+
     async def test_inner_iteration_outlives_the_outer(self):
         outer = self.iterate()
         await anext(outer)
