@@ -142,7 +142,13 @@ async def to_the_end(awaitable):
     """
     if not has_pools():
         return await awaitable
-    task = asyncio.ensure_future(awaitable)
+    if current_block.get() is not None:
+        from django.db.pool.aio import present_block
+
+        # A task started now would look as if it were part of a block that has
+        # ended, that of a response's iterator for one.
+        present_block()
+    task = asyncio.ensure_future(join(awaitable))
     canceled = None
     while not task.done():
         try:

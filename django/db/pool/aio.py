@@ -53,9 +53,7 @@ def present_block():
     """
     block = current_block.get()
     while (
-        block is not None
-        and block.level.is_over
-        and block.task is asyncio.current_task()
+        block is not None and block.is_ending and block.task is asyncio.current_task()
     ):
         block.unwind()
         block = current_block.get()

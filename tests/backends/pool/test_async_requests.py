@@ -346,6 +346,31 @@ class RequestTests(AsyncPoolTestCase):
 class ConcurrentRequestTests(RequestTests):
     pool_options = AsyncPoolTestCase.pool_options
 
+    def test_failing_send_in_a_stream_with_an_atomic_block(self):
+        async def stream():
+            async with transaction.atomic(using=ALIAS):
+                try:
+                    await self.add(1)
+                    yield "x"
+                finally:
+                    # Still part of it.
+                    counts.append(await self.squares.acount())
+
+        behavior["stream"] = stream
+        counts = []
+
+        async def send(message):
+            if message.get("body") == b"x":
+                raise OSError
+
+        async def main():
+            with self.assertRaises(OSError):
+                await self.call("/stream/", send)
+
+        self.check(main())
+        self.assertEqual(counts, [1])
+        self.assertEqual(self.roots(), [])
+
     def test_gather_in_a_view(self):
         async def view(request):
             await self.meet(3)
