@@ -48,12 +48,13 @@ def present_block():
     Return the innermost block that the present code is in, None if there's
     none.
 
-    A block that was ended in another context still looks like the present one
-    here. In its own task, what comes after it is outside of it.
+    A block that was ended in another context, or that's part of a dropped
+    generator, still looks like the present one here. In its own task, what
+    comes after it is outside of it.
     """
     block = current_block.get()
     while (
-        block is not None and block.is_ending and block.task is asyncio.current_task()
+        block is not None and block.is_behind() and block.task is asyncio.current_task()
     ):
         block.unwind()
         block = current_block.get()

@@ -7,6 +7,7 @@ is refused there, unless it says that it joins or that it's independent.
 """
 
 import asyncio
+import sys
 import threading
 from asyncio import _get_running_loop
 from collections import deque
@@ -14,7 +15,8 @@ from concurrent.futures import Executor, Future
 from contextvars import copy_context
 from copy import copy
 from functools import partial
-from weakref import WeakKeyDictionary, WeakSet, proxy
+from inspect import CO_ASYNC_GENERATOR
+from weakref import WeakKeyDictionary, WeakSet, proxy, ref
 
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
@@ -163,6 +165,7 @@ class Block(Executor):
         self.level = _Level(thread.root if outer is None else outer.level)
         self.task = asyncio.current_task()
         self.joined = WeakSet()
+        self.generators = _running_generators()
         # Each task's last operation.
         self.operations = WeakKeyDictionary()
         self.is_ending = False
@@ -174,6 +177,13 @@ class Block(Executor):
         self.outer_bridge = getattr(AsyncToSync.executors, "current", None)
 
     # ##### Who may #####
+
+    def is_behind(self):
+        """
+        Return whether what the block's own task does now comes after it: it
+        has ended, or will, since the generator that it's part of was dropped.
+        """
+        return self.is_ending or any(found() is None for found in self.generators)
 
     def check_task(self):
         """Raise TransactionManagementError in a task that isn't part of it."""
@@ -286,6 +296,9 @@ class Block(Executor):
 
     def unwind(self):
         """Leave the block in a context that isn't that of its beginning."""
+        if (hold := self.thread.hold) is not None and self.outer is None:
+            # Until the block has ended, its worker serves nobody else.
+            (hold.outer or hold).task = None
         current_block.set(self.outer)
         SyncToAsync.thread_sensitive_context.set(self.outer_context)
         AsyncToSync.executors.current = self.outer_bridge
@@ -342,6 +355,25 @@ class Block(Executor):
         self.thread.close(self.level)
         if self.outer is None and self.thread.hold is not None:
             self.thread.hold.end()
+
+
+def _running_generators():
+    """
+    Return weak references to the asynchronous generators that the present
+    code is part of. They're dead as soon as a generator was dropped. It's
+    closed by a task of its own, some steps later.
+    """
+    frames = []
+    frame = sys._getframe(1)
+    while frame is not None:
+        if frame.f_code.co_flags & CO_ASYNC_GENERATOR:
+            frames.append(frame)
+        frame = frame.f_back
+    if not frames:
+        return ()
+    # Event loops that keep them elsewhere leave dropped ones unseen.
+    known = getattr(_get_running_loop(), "_asyncgens", ())
+    return [ref(found) for found in known if found.ag_frame in frames]
 
 
 async def _finish(future):

@@ -663,6 +663,42 @@ class DroppedTests(AtomicTestCase):
         self.run_alone(main)
         self.assertEqual(self.roots(), [2, 3, 4, 5])
 
+    def test_what_comes_after_a_dropped_generator_is_not_part_of_its_block(self):
+        async def nested():
+            async for root in self.generate():
+                yield root
+
+        async def in_outer_block():
+            async with atomic():
+                async for _ in self.generate():
+                    break
+                await self.add(6)
+
+        async def use_cursor():
+            async with self.wrapper.acursor() as cursor:
+                await cursor.execute(
+                    "INSERT INTO backends_square (root, square) VALUES (7, 49)"
+                )
+
+        async def main(generate, use):
+            # Its finalizer only starts a task that closes it.
+            async for _ in generate():
+                break
+            await use()
+
+        for generate in (self.generate, nested):
+            for root, use in (
+                (2, lambda: self.add(2)),
+                (3, sync_to_async(lambda: self.squares.create(root=3, square=9))),
+                (4, lambda: self.in_block(4)),
+                (6, in_outer_block),
+                (7, use_cursor),
+            ):
+                with self.subTest(generate=generate, root=root):
+                    self.run_alone(lambda: main(generate, use))
+                    self.assertEqual(self.roots(), [root])
+                    self.empty()
+
     def test_thread_sensitive_code_after_a_dropped_generator(self):
         async def main():
             async for _ in self.generate():
