@@ -33,6 +33,8 @@ from .workers import SingleCall, WorkerExecutor
 
 # What the present code holds until it's done with it.
 _holds = ContextVar("holds", default=())
+# What its task holds that it mustn't use, for what it goes on with later.
+_kept = ContextVar("kept", default=())
 # Weak references to pools whose max_size may be another than that of their
 # settings.
 _resized = set()
@@ -150,7 +152,7 @@ async def run(func, /, *args, **kwargs):
         return await hold.run(func, *args, **kwargs)
     if used_wrappers.get():
         await give_back_before_waiting()
-    waited = await waiting.line.enter(*_look_at_settings()[1])
+    waited = await waiting.line.enter(*_look_at_settings()[1], _count_kept())
     executor = SingleCall(on_release=waiting.line.leave)
     return await _on(executor, _Operation(func, waited))(*args, **kwargs)
 
@@ -237,7 +239,7 @@ class Hold:
             outer.users += 1
             return self
         await give_back_before_waiting()
-        self.waited = await waiting.line.enter(*_look_at_settings()[1])
+        self.waited = await waiting.line.enter(*_look_at_settings()[1], _count_kept())
         self.executor = WorkerExecutor(on_release=waiting.line.leave)
         alive = [held for held in _holds.get() if _is_alive(held)]
         _holds.set((*alive, ref(self)))
@@ -288,6 +290,16 @@ def _is_alive(held):
     return hold is not None and not hold.is_over
 
 
+def _count_kept():
+    """Return how many workers the present task keeps from ending."""
+    kept = _kept.get()
+    return sum(map(_is_own, kept)) if kept else 0
+
+
+def _is_own(held):
+    return _is_alive(held) and held().task is asyncio.current_task()
+
+
 def _own_hold():
     """Return what the present task holds already, or None."""
     if holds := _holds.get():
@@ -297,6 +309,15 @@ def _own_hold():
             if hold is not None and not hold.is_over and hold.task is task:
                 return hold
     return None
+
+
+def without_holds():
+    """
+    Have the present code use nothing that its task holds. Return pairs of a
+    context variable and the token that resets it.
+    """
+    kept = (*_kept.get(), *_holds.get())
+    return [(_kept, _kept.set(kept)), (_holds, _holds.set(()))]
 
 
 async def iterate(iterable, chunk_size):

@@ -24,7 +24,13 @@ from django.db import connections
 from django.db.async_routing import current_block, is_concurrent, used_wrappers
 from django.db.transaction import TransactionManagementError
 
-from .aio import Hold, _holds, is_bound, present_block, thread_sensitive_executor
+from .aio import (
+    Hold,
+    is_bound,
+    present_block,
+    thread_sensitive_executor,
+    without_holds,
+)
 from .querylog import current_logs, logging_to
 from .workers import Job, Operation, SingleCall
 
@@ -460,7 +466,7 @@ async def independent(awaitable):
         (current_block, current_block.set(None)),
         (used_wrappers, used_wrappers.set(())),
         # The block's own task would run its queries on the block's worker.
-        (_holds, _holds.set(())),
+        *without_holds(),
         (
             SyncToAsync.thread_sensitive_context,
             SyncToAsync.thread_sensitive_context.set(context),

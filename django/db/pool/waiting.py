@@ -11,16 +11,21 @@ import threading
 import time
 from collections import deque
 
-from .exceptions import PoolFull, PoolTimeout
+from .exceptions import PoolDeadlock, PoolFull, PoolTimeout
 
 
 class _Place:
-    """A place in the line. Whoever serves it sets served, under the lock."""
+    """
+    A place in the line. Whoever serves it sets served, under the lock.
 
-    __slots__ = ("loop", "future", "served")
+    kept: how many of those inside go on only after it was served.
+    """
 
-    def __init__(self, loop):
+    __slots__ = ("loop", "kept", "future", "served")
+
+    def __init__(self, loop, kept):
         self.loop = loop
+        self.kept = kept
         self.future = loop.create_future()
         self.served = False
 
@@ -53,25 +58,35 @@ class Line:
         self.limit = 0
         self._clock = clock
 
-    async def enter(self, limit, timeout, max_waiting):
+    async def enter(self, limit, timeout, max_waiting, kept=0):
         """
         Wait until there are fewer than limit inside. Return for how many
         seconds that was.
 
-        Raise PoolTimeout after timeout seconds, and PoolFull if max_waiting
-        others wait.
+        kept: how often the present task is inside already.
+
+        Raise PoolTimeout after timeout seconds, PoolFull if max_waiting others
+        wait, and PoolDeadlock if all who are inside wait themselves.
         """
         with self.lock:
             self.limit = limit
             if self.inside < limit and not self.places:
                 self.inside += 1
                 return 0.0
+            if kept and self.inside <= kept + sum(p.kept for p in self.places):
+                raise PoolDeadlock(
+                    "Waiting for a worker could never end: each of the "
+                    f"{self.inside} that there may be at a time is kept by a task "
+                    "that waits for another one, since it awaits "
+                    "transaction.independent(...) in an atomic block. Await it "
+                    "after the block, or raise max_size."
+                )
             if max_waiting is not None and len(self.places) >= max_waiting:
                 raise PoolFull(
                     f"{max_waiting} operations wait for a worker already, which is "
                     f"max_waiting. {self.inside} are running."
                 )
-            place = _Place(asyncio.get_running_loop())
+            place = _Place(asyncio.get_running_loop(), kept)
             self.places.append(place)
         begun = self._clock()
         try:

@@ -8,7 +8,7 @@ from test import support
 from asgiref.sync import async_to_sync, sync_to_async
 
 from django.db import async_routing, connections, transaction
-from django.db.pool import async_atomic
+from django.db.pool import PoolDeadlock, async_atomic
 from django.db.transaction import TransactionManagementError
 from django.dispatch import Signal
 
@@ -345,6 +345,53 @@ class TaskTests(AtomicTestCase):
                         self.assertEqual(found, 0)
 
         self.run_alone(main)
+
+    def test_independent_without_a_worker_left_is_refused(self):
+        self.use_pool(max_size=1)
+
+        async def main():
+            async with atomic():
+                with self.assertRaisesMessage(PoolDeadlock, "raise max_size"):
+                    await transaction.independent(self.squares.acount())
+                await self.add(1)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1])
+
+    def test_all_blocks_wait_for_what_is_independent_of_them(self):
+        self.use_pool(max_size=2)
+
+        async def in_block(all_begun):
+            async with atomic():
+                await self.squares.acount()
+                await all_begun.wait()
+                return await transaction.independent(self.squares.acount())
+
+        async def main():
+            all_begun = asyncio.Barrier(2)
+            return await asyncio.gather(
+                *[in_block(all_begun) for _ in range(2)], return_exceptions=True
+            )
+
+        refused, served = self.run_alone(main)
+        if served != 0:
+            refused, served = served, refused
+        self.assertIsInstance(refused, PoolDeadlock)
+        # By the worker of the one that was refused.
+        self.assertEqual(served, 0)
+
+    def test_independent_task_that_the_block_does_not_wait_for(self):
+        self.use_pool(max_size=1)
+
+        async def main():
+            async with atomic():
+                task = asyncio.create_task(transaction.independent(self.add(2)))
+                await asyncio.sleep(0)
+                await self.add(1)
+            await task
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 2])
 
     def test_outside_of_blocks_the_helpers_change_nothing(self):
         async def main():
