@@ -310,12 +310,20 @@ class Borrower:
         its session has to be reset before.
         """
         pooling = self.pool.pooling
-        clean = pooling.make_clean(wrapper, self) and not pooling.is_held(
-            wrapper, session
-        )
+        clean = pooling.make_clean(wrapper, self) and not self.is_held(wrapper, session)
         if self.reset == "auto":
             return clean, clean and pooling.needs_reset(wrapper, session, self.traces)
         return clean, self.reset_always
+
+    def is_held(self, wrapper, session):
+        """
+        Return whether somebody besides the wrapper holds on to its connection.
+        """
+        if not wrapper.needs_rollback:
+            # The error that a transaction was rolled back for, with frames
+            # that refer to the cursor. Nobody asks for it any more.
+            wrapper.rollback_exc = None
+        return self.pool.pooling.is_held(wrapper, session)
 
     def _give_up(self, wrapper, reason=UNCLEAN):
         """End a lease of a connection that nobody may use again."""

@@ -287,7 +287,7 @@ class TransactionPolicy(RequestPolicy):
             self.pin(borrower, wrapper, SESSION_STATE, "attributes of the driver")
         if pins:
             return True
-        if pooling.is_held(wrapper, slot.session):
+        if borrower.is_held(wrapper, slot.session):
             # For one, by the traceback of an exception.
             reason = "somebody refers to the driver's connection or a cursor"
             self.pin(borrower, wrapper, REFERENCE, reason)

@@ -3,6 +3,7 @@
 import gc
 import threading
 import unittest
+from itertools import product
 from unittest import mock
 
 from django.db import (
@@ -374,22 +375,6 @@ class CleanTests(PooledTestCase):
         self.wrapper.close()
         self.assertClean()
 
-    def test_an_error_in_a_transaction_does_not_cost_a_connection(self):
-        self.create_table()
-        try:
-            # As the ORM does around several statements.
-            with (
-                transaction.atomic(ALIAS),
-                transaction.mark_for_rollback_on_error(ALIAS),
-            ):
-                self.query("SELECT no_such_column")
-        except DatabaseError:
-            pass
-        else:
-            self.fail("It succeeded.")
-        self.wrapper.close()
-        self.assertClean()
-
     def test_committed_work_stays(self):
         self.create_table()
         with transaction.atomic(ALIAS):
@@ -485,25 +470,34 @@ class CleanTests(PooledTestCase):
         self.wrapper.close()
         self.assertClean()
 
+    def fail_in_atomic(self):
+        # Not with assertRaises(), which clears the traceback's frames.
+        try:
+            # As Model.save() does it.
+            with (
+                transaction.atomic(ALIAS),
+                transaction.mark_for_rollback_on_error(ALIAS),
+            ):
+                self.query("SELECT no_such_column")
+        except DatabaseError:
+            pass
+        else:
+            self.fail("It succeeded.")
+
     def test_error_in_an_atomic_block(self):
         """The wrapper doesn't keep it longer than the block lasts."""
-        self.create_table()
-        for lease in ["request", "transaction"]:
-            with self.subTest(lease=lease):
+        for lease, autocommit in product(["request", "transaction"], [True, False]):
+            with self.subTest(lease=lease, autocommit=autocommit):
                 self.wrapper.close()
                 self.wrapper.close_pool()
+                self.settings_dict["AUTOCOMMIT"] = autocommit
                 self.use_pool(max_size=1, timeout=1, lease=lease)
-                try:
-                    # As Model.save() does it.
-                    with (
-                        transaction.atomic(ALIAS),
-                        transaction.mark_for_rollback_on_error(ALIAS),
-                    ):
-                        self.query("SELECT no_such_column")
-                except DatabaseError:
-                    pass
+                self.fail_in_atomic()
                 self.query("SELECT 1")
-                if lease == "transaction":
+                with transaction.atomic(ALIAS):
+                    self.fail_in_atomic()
+                    self.query("SELECT 1")
+                if lease == "transaction" and autocommit:
                     self.assertEqual(self.stats().in_use, 0)
                 self.wrapper.close()
                 stats = self.stats()

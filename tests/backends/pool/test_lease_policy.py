@@ -290,21 +290,6 @@ class TransactionTests(LeaseTestCase):
         self.assertEqual(seen, [1, (1,)])
         self.assertHoldsNothing()
 
-    def test_given_back_after_an_error_in_a_block_inside(self):
-        # Not with assertRaises(), which clears the traceback's frames.
-        with transaction.atomic(ALIAS):
-            try:
-                with (
-                    transaction.atomic(ALIAS),
-                    transaction.mark_for_rollback_on_error(ALIAS),
-                ):
-                    self.query("SELECT no_such_column")
-            except DatabaseError:
-                pass
-            self.query("SELECT 1")
-        self.assertHoldsNothing()
-        self.assertEqual(self.stats().closed, {})
-
     def test_given_back_if_a_hook_raises(self):
         with self.assertRaises(ZeroDivisionError), transaction.atomic(ALIAS):
             self.wrapper.on_commit(lambda: 1 / 0)

@@ -350,10 +350,6 @@ class BaseDatabasePooling:
         driver's connection itself, or a cursor of it. Nothing could keep them
         from using it while it's another borrower's.
         """
-        if not wrapper.needs_rollback:
-            # The error that a transaction was rolled back for, with frames
-            # that refer to the cursor. Nobody asks for it any more.
-            wrapper.rollback_exc = None
         return count_references(wrapper.connection) > session.references
 
     def make_clean(self, wrapper, borrower):
