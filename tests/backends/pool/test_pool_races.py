@@ -474,7 +474,7 @@ class FastPathTests(PoolTestCase):
         # Connections expire between the 75th and the 100th second.
         clock = Clock()
         pool = make_pool(clock, max_size=2, max_idle=10, max_lifetime=100)
-        leases = [borrow(pool), borrow(pool)]
+        leases = [borrow(pool, owner="owner") for _ in range(2)]
         for lease in leases:
             lease.slot.expires_at = clock.now + 74
         return pool, leases

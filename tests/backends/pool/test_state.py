@@ -2,7 +2,7 @@
 
 import heapq
 
-from django.db.pool.state import BROKEN, LEASED, OPENING, UNUSED, Waiter
+from django.db.pool.state import BROKEN, EXPIRED, LEASED, OPENING, UNUSED, Waiter
 from django.db.pool.stats import read_stats
 from django.test import SimpleTestCase
 
@@ -29,12 +29,17 @@ class BorrowingTests(SimpleTestCase):
         self.assertEqual((slot.status, len(state.idle)), (LEASED, 0))
 
     def test_take_leaves_what_is_too_old_to_acquire(self):
-        state = make_state(max_idle=10.0, max_lifetime=100.0)
-        state.release(borrow(state), 0.0)
-        self.assertIsNone(state.take(10.5))
-        self.assertEqual(len(state.idle), 1)
-        state.acquire(10.5)
-        self.assertEqual(finish_closing(state), [UNUSED])
+        for options, reason in (
+            ({"max_idle": 10.0, "max_lifetime": 100.0}, UNUSED),
+            ({"max_idle": 100.0, "max_lifetime": 10.0}, EXPIRED),
+        ):
+            with self.subTest(reason):
+                state = make_state(**options)
+                state.release(borrow(state), 0.0)
+                self.assertIsNone(state.take(10.0))
+                self.assertEqual(len(state.idle), 1)
+                state.acquire(10.0)
+                self.assertEqual(finish_closing(state), [reason])
 
     def test_lifo_serves_the_one_used_last(self):
         state = make_state(order="lifo", connecting=2)

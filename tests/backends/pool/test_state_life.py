@@ -1,17 +1,24 @@
 """The pool's logic on a virtual clock: the life of connections."""
 
+from collections import deque
+
 from django.db.pool.state import (
     BROKEN,
+    DIRTY,
     DRAINED,
     EXPIRED,
+    FIRST_PAUSE,
     IDLE,
     LEASED,
     LIFETIME_JITTER,
     NEVER,
+    NOT_KEPT,
     OPENING,
+    PAUSE_JITTER,
     POOL_CLOSED,
     RESETTING,
     SHRUNK,
+    UNSETTLED,
     UNUSED,
 )
 from django.db.pool.stats import BRIEF, read_stats
@@ -71,6 +78,22 @@ class LifeTests(SimpleTestCase):
         state.release(second, 1.0)
         state.sweep(20.0)
         self.assertEqual(list(state.idle), [second])
+
+    def test_sweep_leaves_what_is_taken_meanwhile(self):
+        state = make_state(max_idle=10.0)
+        state.release(borrow(state), 0.0)
+        taken = []
+
+        class Idle(deque):
+            def remove(self, slot):
+                # Another thread, which has looked at the clock before.
+                taken.append(state.take(9.9))
+                super().remove(slot)
+
+        state.idle = Idle(state.idle)
+        state.take_idle = state.idle.pop
+        state.sweep(10.0)
+        self.assertEqual((taken[0].status, state.to_close), (LEASED, []))
 
     def test_sweep_has_something_to_do_when_due(self):
         for options in ({"max_idle": 0.1}, {"max_idle": None, "max_lifetime": 0.7}):
@@ -143,6 +166,40 @@ class ResettingTests(SimpleTestCase):
         state.end_reset(slot, True, 1.0)
         self.assertEqual(finish_closing(state), [POOL_CLOSED])
 
+    def test_connection_lost_while_being_reset_is_closed(self):
+        state = make_state()
+        state.start_reset(slot := borrow(state), 0.0)
+        state.reclaim(slot, 1.0)
+        self.assertEqual((state.resetting, finish_closing(state)), (0, [DIRTY]))
+
+
+class LookedAtTests(SimpleTestCase):
+    """An idle connection was taken to be looked at, and is put back."""
+
+    def taken(self, **options):
+        state = make_state(max_size=1, **options)
+        state.release(borrow(state), 0.0)
+        return state, state.take(5.0)
+
+    def test_it_has_been_idle_all_the_time(self):
+        state, slot = self.taken()
+        state.release_unused(slot, 5.0)
+        self.assertEqual(list(state.idle), [slot])
+        self.assertEqual((slot.status, slot.idle_since), (IDLE, 0.0))
+
+    def test_it_serves_who_waits(self):
+        state, slot = self.taken()
+        (waiter,) = queue(state)
+        state.release_unused(slot, 5.0)
+        self.assertEqual((waiter.slot, slot.status), (slot, LEASED))
+        self.assertEqual(len(state.idle), 0)
+
+    def test_it_is_not_kept_when_drained_meanwhile(self):
+        state, slot = self.taken()
+        state.condemn_generation(DRAINED, 5.0)
+        state.release_unused(slot, 5.0)
+        self.assertEqual((len(state.idle), finish_closing(state)), (0, [DRAINED]))
+
 
 class PauseTests(SimpleTestCase):
     """A server that fails again and again isn't asked all the time."""
@@ -180,6 +237,21 @@ class PauseTests(SimpleTestCase):
         self.assertEqual(pauses, sorted(pauses))
         self.assertLess(pauses[0], 0.1)
         self.assertAlmostEqual(pauses[-1], 1.0)
+
+    def test_pauses_are_jittered(self):
+        for jitter in (0.0, 0.5, 1.0):
+            with self.subTest(jitter):
+                state = self.make_state(jitter=jitter)
+                self.assertEqual(
+                    state.retry_at, FIRST_PAUSE * (1.0 - PAUSE_JITTER * jitter)
+                )
+
+    def test_server_may_be_down_for_long(self):
+        state = self.make_state()
+        now = state.retry_at
+        state.failures = 100_000
+        state.failed(state.acquire(now), now)
+        self.assertAlmostEqual(state.retry_at - now, 1.0)
 
     def test_success_ends_the_pause(self):
         state = self.make_state()
@@ -219,6 +291,25 @@ class WholePoolTests(SimpleTestCase):
         state.release(used, 1.0)
         self.assertEqual(finish_closing(state), [DRAINED, DRAINED])
 
+    def test_draining_closes_all_that_are_idle(self):
+        state = make_state(connecting=2)
+        for slot in [borrow(state), borrow(state)]:
+            state.release(slot, 0.0)
+        state.condemn_generation(DRAINED, 1.0)
+        self.assertEqual(finish_closing(state), [DRAINED, DRAINED])
+
+    def test_give_does_not_keep_what_is_drained_or_too_much(self):
+        for change in (
+            lambda state: state.condemn_generation(DRAINED, 1.0),
+            lambda state: state.resize(0, 1, 1.0),
+            lambda state: state.close(),
+        ):
+            # With nothing idle that would be closed at once.
+            state = make_state(connecting=2)
+            slots = [borrow(state), borrow(state)]
+            change(state)
+            self.assertEqual(state.give(slots[0], 1.0), NOT_KEPT)
+
     def test_connection_being_opened_while_draining_is_not_kept(self):
         state = make_state()
         permit = state.acquire(0.0)
@@ -246,6 +337,16 @@ class WholePoolTests(SimpleTestCase):
         state.release(slots[0], 0.0)
         state.resize(0, 2, 0.0)
         self.assertEqual((finish_closing(state), len(state.slots)), ([SHRUNK], 2))
+
+    def test_shrinking_closes_as_many_as_are_too_many(self):
+        for max_size in (3, 2, 1):
+            with self.subTest(max_size):
+                state = make_state(connecting=3)
+                for slot in [borrow(state) for _ in range(3)]:
+                    state.release(slot, 0.0)
+                state.resize(0, max_size, 0.0)
+                self.assertEqual(finish_closing(state), [SHRUNK] * (3 - max_size))
+                self.assertEqual(len(state.idle), max_size)
 
     def test_shrinking_closes_those_in_use_when_they_come_back(self):
         state = make_state(connecting=3)
@@ -316,6 +417,45 @@ class WholePoolTests(SimpleTestCase):
                 self.assertEqual(finish_closing(state), [reason])
 
 
+class SettlingTests(SimpleTestCase):
+    """What else happens while give() makes a connection idle."""
+
+    def give(self, event):
+        """Give back one of two while something happens. Return the state."""
+        state = make_state(max_size=2, connecting=2)
+        slot, _ = borrow(state), borrow(state)
+
+        class Idle(deque):
+            def append(self, slot):
+                # Another thread, here of all places.
+                event(state)
+                super().append(slot)
+
+        state.idle = Idle()
+        state.take_idle = state.idle.pop
+        self.assertEqual(state.give(slot, 1.0), UNSETTLED)
+        return state
+
+    def test_it_is_closed_if_it_may_not_be_kept(self):
+        for event, reason in (
+            (lambda state: state.condemn_generation(DRAINED, 1.0), DRAINED),
+            (lambda state: state.close(), POOL_CLOSED),
+            (lambda state: state.resize(0, 1, 1.0), SHRUNK),
+        ):
+            with self.subTest(reason):
+                state = self.give(event)
+                state.settle(1.0)
+                self.assertEqual(finish_closing(state), [reason])
+                self.assertEqual(len(state.idle), 0)
+
+    def test_it_is_kept_if_who_came_has_left(self):
+        waiters = []
+        state = self.give(lambda state: waiters.extend(queue(state)))
+        state.leave(waiters[0], 1.0)
+        state.settle(1.0)
+        self.assertEqual((len(state.idle), state.to_close), (1, []))
+
+
 class CounterTests(SimpleTestCase):
     def test_use_is_counted_from_when_the_connection_was_had(self):
         state = make_state(max_size=1)
@@ -327,6 +467,14 @@ class CounterTests(SimpleTestCase):
         self.assertEqual(read_stats(state, 8.0, {}).use.total, 3.0)
         self.assertEqual(state.counters.wait_total, 1.0)
         self.assertEqual(state.counters.open_total, 5.0)
+
+    def test_time_spent_idle_is_not_counted(self):
+        for way in ("take", "acquire"):
+            with self.subTest(way):
+                state = make_state()
+                state.release(borrow(state), 0.0)
+                state.release(getattr(state, way)(5.0), 6.0)
+                self.assertEqual(read_stats(state, 6.0, {}).use.total, 1.0)
 
     def test_any_duration_can_be_counted(self):
         for held in (0.0, 1e-7, 3.0, 86400.0 * 365 * 100):
