@@ -286,7 +286,6 @@ class PoolState:
         """Note that a connection was opened for whoever comes next."""
         self._note_opened(slot, connection, now)
         self._put(slot, now)
-        self.dispatch(now)
 
     def failed(self, slot, now):
         """
