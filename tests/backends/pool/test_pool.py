@@ -2,10 +2,18 @@
 
 import gc
 import weakref
+from types import SimpleNamespace
 from unittest import mock
 
 from django.db import InterfaceError, OperationalError
-from django.db.pool import LeaseEnded, PoolClosed, PoolFull, PoolTimeout
+from django.db.pool import (
+    LeaseEnded,
+    PoolClosed,
+    PoolFull,
+    PoolTimeout,
+    maintenance,
+)
+from django.db.pool.queueing import _Waiter
 
 from .fakes import Call, Clock, borrow, make_pool, wait_for_line, warm
 from .pool_cases import (
@@ -225,6 +233,32 @@ class LineTests(PoolTestCase):
         with self.assertRaises(PoolFull):
             pool.acquire()
 
+    def test_only_the_first_in_line_has_the_lost_looked_for(self):
+        """At growing intervals: it's work for which everybody else pauses."""
+        clock = Clock()
+        pool = make_pool(max_size=1, clock=clock)
+        self.held = borrow(pool)
+        waiters = [_Waiter(), _Waiter()]
+        # They sleep on the pool's clock.
+        wake = SimpleNamespace(acquire=lambda timeout: clock.advance(timeout))
+        for waiter in waiters:
+            waiter.wake = wake
+            pool._state.wait(waiter, clock())
+        for waiter, expected in zip(waiters, ([0.1, 0.3, 0.9, 1.9, 2.9], [])):
+            start = waiter.since = clock()
+            looked_at = []
+
+            def put(step, argument):
+                looked_at.append(clock() - start)
+
+            with (
+                mock.patch.object(maintenance, "put", put),
+                mock.patch.object(maintenance, "wake"),
+                self.assertRaises(PoolTimeout),
+            ):
+                pool._sleep(waiter, start + 3.5, 3.5)
+            self.assertEqual([round(at, 3) for at in looked_at], expected)
+
     def test_what_waits_is_told(self):
         clock = Clock()
         pool = make_pool(max_size=1, clock=clock)
@@ -262,6 +296,16 @@ class DeadlineTests(PoolTestCase):
         hook_lock(pool, hook)
         with mock.patch("threading.TIMEOUT_MAX", BRIEF):
             self.assertIsNotNone(pool.acquire().connection)
+
+    def test_deadline_is_checked(self):
+        """As by who has found the first connection dead."""
+        clock = Clock()
+        pool = make_pool(clock=clock)
+        pool.check_deadline(clock() + 0.1)
+        self.assertPool(pool, timeouts=0)
+        with self.assertRaises(PoolTimeout):
+            pool.check_deadline(clock())
+        self.assertPool(pool, timeouts=1)
 
     def test_lease_knows_the_deadline(self):
         clock = Clock()
