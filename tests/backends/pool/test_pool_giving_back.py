@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from django.db.pool import LeaseEnded, maintenance
+from django.db.pool.queueing import _Waiter
 
 from .fakes import Call, Clock, borrow, make_pool, wait_for_line, wait_until
 from .pool_cases import Interrupt, PoolTestCase
@@ -13,7 +14,7 @@ from .pool_cases import Interrupt, PoolTestCase
 class GivingBackTests(PoolTestCase):
     def test_giving_back_twice_changes_nothing(self):
         for first in ("release", "discard"):
-            for second in ("release", "discard"):
+            for second in ("release", "discard", "release_dirty"):
                 with self.subTest(first=first, second=second):
                     pool = make_pool(max_size=1)
                     lease = borrow(pool)
@@ -75,6 +76,17 @@ class GivingBackTests(PoolTestCase):
         self.assertEqual(pool.stats().closed, {"unclean": 1})
         self.assertPool(pool, size=0)
 
+    def test_uses_that_were_not_brief_do_not_pile_up(self):
+        clock = Clock()
+        pool = make_pool(clock=clock)
+        with mock.patch("django.db.pool.pool.MANY_HELD", 3):
+            for not_counted in (1, 2, 0, 1):
+                lease = borrow(pool)
+                clock.advance(1)
+                pool.release(lease)
+                self.assertEqual(len(pool._state.counters.held), not_counted)
+        self.assertEqual(pool.stats().use.count, 4)
+
     def assertReclaimed(self, pool):
         pool.maintain()
         self.assertPool(pool, size=0)
@@ -95,6 +107,14 @@ class GivingBackTests(PoolTestCase):
         lease = pool.acquire()
         del lease
         self.assertReclaimed(pool)
+
+    def test_abandoned_connection_is_closed(self):
+        """By whoever takes it back: that may be the last thing to be done."""
+        pool = make_pool()
+        connection = (lease := borrow(pool)).connection
+        pool.reclaim(lease.end())
+        self.assertIs(connection.closed, True)
+        self.assertPool(pool, size=0, abandoned=1)
 
     def test_lease_dropped_in_a_cycle_is_reclaimed(self):
         pool = make_pool(max_size=1)
@@ -229,6 +249,26 @@ class IdleTestedTests(PoolTestCase):
         clock.advance(9)
         pool.maintain()
         self.assertPool(pool, size=0)
+
+    def test_connection_whose_probe_fails_is_closed(self):
+        pool = make_pool()
+        self.warm(pool, None, mock.Mock(side_effect=OSError("bad descriptor")), None)
+        pool.discard_dead()
+        self.assertPool(pool, size=2, idle=2)
+        self.assertEqual(pool.stats().closed, {"dead": 1})
+
+    def test_who_comes_meanwhile_is_served(self):
+        pool = make_pool(max_size=1)
+        waiter = _Waiter()
+
+        def probe():
+            pool._state.wait(waiter, pool.now())
+            return []
+
+        self.warm(pool, probe)
+        pool.discard_dead()
+        self.assertIsNotNone(waiter.slot)
+        self.assertIs(waiter.wake.acquire(blocking=False), True)
 
     def test_failing_probe_loses_nothing(self):
         for error in (OSError("bad descriptor"), Interrupt()):

@@ -2,7 +2,7 @@
 
 from unittest import mock
 
-from django.db.pool import PoolClosed, PoolTimeout
+from django.db.pool import ConnectionPool, PoolClosed, PoolTimeout, maintenance
 from django.db.pool.stats import Histogram
 
 from .fakes import Call, Clock, Pooling, borrow, make_pool, wait_for_line, warm
@@ -104,6 +104,13 @@ class ResizeTests(PoolTestCase):
         pool = make_pool(max_size=1)
         pool.resize(max_size=3)
         self.assertNothingLost(pool, 3)
+
+    def test_connections_that_are_missing_then_are_opened(self):
+        for act in (ConnectionPool.drain, lambda pool: pool.resize(min_size=1)):
+            pool = make_pool()
+            with mock.patch.object(maintenance, "wake") as wake:
+                act(pool)
+            wake.assert_called()
 
     def test_min_size_is_kept_when_not_given(self):
         pool = make_pool(min_size=1, max_size=5)
@@ -277,6 +284,18 @@ class ForkTests(PoolTestCase):
             pool.reclaim(slot)
         self.assertPool(pool, size=0, abandoned=0, open_failures=0)
         self.assertEqual(len(pool.pooling.server.open), 1)
+        self.assertEqual(pool.pooling.forgotten, [*pool.pooling.server.open])
+
+    def test_parents_troubles_are_forgotten(self):
+        pool = make_pool(min_size=1, clock=Clock())
+        with mock.patch.object(pool.pooling, "open", side_effect=OSError):
+            pool.maintain()
+        pool.forget()
+        with self.assertRaises(PoolTimeout) as caught:
+            pool.acquire(timeout=0)
+        self.assertIsNone(caught.exception.__cause__)
+        pool.maintain()
+        self.assertPool(pool, idle=1)
 
     def test_lock_held_by_another_thread_of_the_parent_is_no_trouble(self):
         pool = make_pool()

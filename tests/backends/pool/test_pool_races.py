@@ -16,7 +16,15 @@ from types import SimpleNamespace
 from unittest import mock
 
 from django.db.pool import ConnectionPool, PoolTimeout, deadlock, maintenance
-from django.db.pool.state import KEPT, NOT_KEPT, UNSETTLED, PoolState, Waiter
+from django.db.pool.queueing import _Waiter
+from django.db.pool.state import (
+    DEAD,
+    KEPT,
+    NOT_KEPT,
+    UNSETTLED,
+    PoolState,
+    Waiter,
+)
 
 from .fakes import Call, Clock, Connection, borrow, make_pool, wait_for_line, warm
 from .pool_cases import BRIEF, Interrupt, PoolTestCase, hook_lock, once_in_line
@@ -176,6 +184,14 @@ class RaceTests(PoolTestCase):
         pool.release(lease)
         self.assertPool(pool, size=0, idle=0)
 
+    def test_two_threads_close_what_is_condemned(self):
+        pool = make_pool()
+        warm(pool, 2)
+        hook_lock(pool, pool.close_condemned)
+        pool.drain()
+        self.assertPool(pool, size=0)
+        self.assertEqual(pool.pooling.server.violations, [])
+
     def test_closed_while_waiting_and_served_first(self):
         """A connection handed over before close() is the waiter's to use."""
         pool = make_pool(max_size=1)
@@ -190,6 +206,177 @@ class RaceTests(PoolTestCase):
         self.assertIs(served.connection.closed, False)
         pool.release(served)
         self.assertPool(pool, size=0)
+
+
+class WakingTests(PoolTestCase):
+    """
+    Whoever is served is woken at once. It could go unnoticed if not: waiters
+    also look by themselves from time to time.
+    """
+
+    def make_pool(self, **options):
+        self.waiter = _Waiter()
+        self.pool = make_pool(**{"max_size": 1, **options})
+        return self.pool
+
+    def stand_in_line(self):
+        self.pool._state.wait(self.waiter, self.pool.now())
+
+    def assertWoken(self):
+        self.assertIs(self.waiter.served, True)
+        self.assertIs(self.waiter.wake.acquire(blocking=False), True)
+
+    def test_by_what_happens_to_a_connection(self):
+        for name, act in (
+            ("release", ConnectionPool.release),
+            ("release_dirty", ConnectionPool.release_dirty),
+            ("discard", ConnectionPool.discard),
+            ("reclaim", lambda pool, lease: pool.reclaim(lease.end())),
+            ("resize", lambda pool, lease: pool.resize(max_size=2)),
+            ("close", lambda pool, lease: pool.close()),
+        ):
+            with self.subTest(name):
+                pool = self.make_pool()
+                pool.pooling.reset_in_time = lambda *args: True
+                lease = borrow(pool)
+                self.stand_in_line()
+                act(pool, lease)
+                self.assertWoken()
+
+    def test_by_what_happens_to_a_permit(self):
+        def lose(pool, lease):
+            lease.end()
+            pool.reclaim_lost()
+
+        for name, act in (
+            ("reclaim", lambda pool, lease: pool.reclaim(lease.end())),
+            ("reclaim_lost", lose),
+            ("release", ConnectionPool.release),
+            ("failed", lambda pool, lease: pool.failed(lease, OSError())),
+            ("opened", lambda pool, lease: pool.opened(lease, object())),
+        ):
+            with self.subTest(name):
+                permit = self.make_pool(max_size=2, connecting=1).acquire()
+                self.stand_in_line()
+                act(self.pool, permit)
+                self.assertWoken()
+
+    def test_by_a_connection_opened_in_advance(self):
+        for error in (None, OSError()):
+            with self.subTest(error):
+                pool = self.make_pool(min_size=1)
+
+                def open(timeout):
+                    self.stand_in_line()
+                    if error:
+                        raise error
+                    return object(), None
+
+                pool.pooling.open = open
+                pool.maintain()
+                self.assertWoken()
+
+    def test_by_one_who_gives_up(self):
+        pool = self.make_pool()
+        lease = borrow(pool)
+
+        def interrupt():
+            self.stand_in_line()
+            pool.release(lease)
+            raise Interrupt
+
+        once_in_line(pool, interrupt)
+        with self.assertRaises(Interrupt):
+            pool.acquire()
+        self.assertWoken()
+
+    def test_by_one_whose_patience_is_over(self):
+        pool = self.make_pool(max_size=3, connecting=2, clock=(clock := Clock()))
+        self.held = borrow(pool)
+        pool._state.open_time = 1.0
+
+        def stand_in_line():
+            pool._state.open_time = None
+            self.stand_in_line()
+            clock.advance(1)
+
+        once_in_line(pool, stand_in_line)
+        self.assertIsNone(pool.acquire().connection)
+        self.assertWoken()
+
+    def test_between_a_releases_looks(self):
+        pool = self.make_pool()
+        lease = borrow(pool)
+        stand_in_line = self.stand_in_line
+
+        class Idle(deque):
+            def append(self, item):
+                # Another thread, here of all places.
+                stand_in_line()
+                super().append(item)
+
+        pool._state.idle = Idle(pool._state.idle)
+        pool._state.take_idle = pool._state.idle.pop
+        pool.release(lease)
+        self.assertWoken()
+
+
+class LockTests(PoolTestCase):
+    def test_state_is_used_with_the_lock_held(self):
+        pool = make_pool(min_size=1, max_size=2)
+        pool.pooling.reset_in_time = lambda *args: True
+        state = pool._state
+        called, unlocked = set(), set()
+
+        def guard(owner, name):
+            method = getattr(owner, name)
+
+            def guarded(*args):
+                called.add(name)
+                if not pool.is_locked():
+                    unlocked.add(name)
+                return method(*args)
+
+            setattr(owner, name, guarded)
+
+        # Those two may be called at any time.
+        names = {name for name in vars(PoolState) if name[0] != "_"} - {"take", "give"}
+        for name in names:
+            guard(state, name)
+        guard(pool, "_wake")
+
+        pool.maintain()
+        lease = borrow(pool)
+        # Its patience ends before its deadline.
+        state.open_time = BRIEF
+        permit = pool.acquire()
+        with self.assertRaises(PoolTimeout):
+            pool.acquire(timeout=0)
+        with self.assertRaises(PoolTimeout):
+            pool.acquire(timeout=BRIEF)
+        pool.release(permit)
+        pool._settle(pool.now())
+        pool.release_dirty(lease)
+        pool.discard_dead()
+        pool.discard(borrow(pool), DEAD)
+        pool.failed(pool.acquire(), OSError())
+        pool.discard(borrow(pool))
+        pool.reclaim(borrow(pool).end())
+        for in_doubt in (False, True):
+            lease = borrow(pool)
+            lease.slot.session = SimpleNamespace(probe=lambda: in_doubt)
+            pool.release(lease)
+            pool.discard_dead()
+        lease = borrow(pool)
+        pool.resize(max_size=1)
+        pool.drain()
+        pool.release(lease)
+        with mock.patch.object(pool.pooling, "open", side_effect=OSError):
+            pool.maintain()
+        pool.stats()
+        pool.close()
+        self.assertEqual(names - called, set())
+        self.assertEqual(unlocked, set())
 
 
 class InterruptedWaitTests(PoolTestCase):
