@@ -498,7 +498,6 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         self._state.closed = self.closed
         self._state.resize(before.min_size, before.max_size, self._clock())
         self._connect_error = None
-        self._fill_since, self._fill_at = None, 0.0
         for slot in slots:
             # So that a lease of it ends without effect.
             slot.status = "forgotten"
