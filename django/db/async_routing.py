@@ -148,6 +148,10 @@ async def to_the_end(awaitable):
         # A task started now would look as if it were part of a block that has
         # ended, that of a response's iterator for one.
         present_block()
+    return await _shield(awaitable)
+
+
+async def _shield(awaitable):
     task = asyncio.ensure_future(join(awaitable))
     canceled = None
     while not task.done():
@@ -170,7 +174,8 @@ async def close_stream(response):
     if aclose is None or not has_pools():
         return
     try:
-        await to_the_end(aclose())
+        # As part of the atomic block that it was left in, if there is one.
+        await _shield(aclose())
     except Exception:
         logger.exception("Closing the iterator of a streaming response failed.")
 
