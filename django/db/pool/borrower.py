@@ -209,6 +209,8 @@ class Borrower:
         return fit
 
     def _open(self, wrapper, lease):
+        # So that nobody borrows who asks for it meanwhile, see LentConnection.
+        wrapper.connection = None
         try:
             session = self.pool.pooling.open_with(
                 wrapper, lease.deadline - self.pool.now()

@@ -11,6 +11,7 @@ from django.core.signals import request_finished, request_started
 from django.db import (
     DatabaseError,
     Error,
+    OperationalError,
     close_old_connections,
     connection,
     connections,
@@ -247,6 +248,25 @@ class StatementTests(LeaseTestCase):
         self.wrapper.close_pool()
         self.assertEqual(self.query("SELECT 1"), (1,))
         self.assertHoldsNothing()
+
+    def test_a_failing_connect_is_tried_once_and_its_error_is_djangos(self):
+        for ask in (
+            lambda: self.query("SELECT 1"),
+            lambda: self.wrapper.connection,
+            lambda: self.wrapper.ensure_connection(),
+        ):
+            self.query("SELECT 1")
+            self.wrapper.pool.drain()
+            with mock.patch.object(
+                type(self.wrapper),
+                "get_new_connection",
+                side_effect=self.wrapper.Database.OperationalError("down"),
+            ) as get_new_connection:
+                with self.assertRaisesMessage(OperationalError, "down"):
+                    ask()
+            self.assertEqual(get_new_connection.call_count, 1)
+            self.assertEqual(self.stats().size, 0)
+            self.assertHoldsNothing()
 
     @override_settings(DEBUG=True)
     def test_with_the_queries_logged(self):
