@@ -7,7 +7,8 @@ import unittest
 from unittest import mock
 
 from django.db import OperationalError, connection, connections
-from django.db.pool import maintenance
+from django.db.backends.base.pooling import SHORTEST_LIMIT
+from django.db.pool import PoolTimeout, maintenance
 from django.db.pool import pool as pool_module
 from django.db.pool import registry
 
@@ -207,6 +208,27 @@ class AgeTests(LifeTestCase):
         self.clock.advance(101)
         self.assertIsNot(self.use(), slot)
         self.assertEqual(self.stats().closed, {"max_idle": 1})
+
+    def test_looking_for_a_live_connection_ends_at_the_deadline(self):
+        for timeout, limit in ((30, 30), (0.5, SHORTEST_LIMIT)):
+            with self.subTest(timeout=timeout):
+                self.use_pool(timeout=timeout, check=True)
+                for wrapper in self.wrappers(2):
+                    wrapper.close()
+                limits = []
+
+                def is_fit(wrapper, slot, check, timeout):
+                    limits.append(timeout)
+                    self.clock.advance(timeout)
+                    return False
+
+                with (
+                    mock.patch.object(self.wrapper.pool.pooling, "is_fit", is_fit),
+                    self.assertRaises(PoolTimeout),
+                ):
+                    self.wrapper.connect()
+                self.assertEqual(limits, [limit])
+                self.assertEqual(self.stats().idle, 1)
 
     def test_max_idle_is_not_for_those_in_use(self):
         self.use_pool(max_lifetime=None, max_idle=100)
