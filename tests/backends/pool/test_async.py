@@ -251,6 +251,30 @@ class OperationTests(AsyncPoolTestCase):
 
         asyncio.run(main())
 
+    async def test_waiter_served_at_its_deadline_is_inside(self):
+        """Served after its wait ended, before it looked."""
+        line = waiting.Line()
+        await line.enter(1, SOON, None)
+
+        async def wait(futures, timeout):
+            line.leave()
+
+        with mock.patch.object(waiting.asyncio, "wait", wait):
+            await line.enter(1, SOON, None)
+        self.assertEqual((line.inside, len(line.places)), (1, 0))
+
+    async def test_waiter_whose_loop_was_closed_is_passed_over(self):
+        line = waiting.Line()
+        await line.enter(1, SOON, None)
+        loop = asyncio.new_event_loop()
+        line.places.append(waiting._Place(loop))
+        loop.close()
+        task = asyncio.create_task(line.enter(1, SOON, None))
+        await asyncio.sleep(0)
+        line.leave()
+        await task
+        self.assertEqual((line.inside, len(line.places)), (1, 0))
+
     def test_cancelled_operation_gives_back_when_it_ends(self):
         self.use_pool(max_size=1)
         begun = threading.Event()
