@@ -9,7 +9,7 @@ from unittest import mock
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from backends.models import Square
 
-from django.db import async_routing, connections, transaction
+from django.db import DatabaseError, async_routing, connections, transaction
 from django.db.pool import PoolFull, PoolTimeout, aio, giving_back, waiting
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
@@ -531,6 +531,31 @@ class LeaseTests(AsyncPoolTestCase):
         acquired = self.stats().acquired
         asyncio.run(async_routing.sync_to_async(operation)())
         self.assertEqual(self.stats().acquired, acquired + 1)
+
+
+class GivingBackAllTests(AsyncPoolTestCase):
+    """What happens to the wrappers of a worker that's done."""
+
+    def test_wrapper_left_in_a_block_is_replaced(self):
+        def leave_the_block_open():
+            wrapper = connections[ALIAS]
+            transaction.atomic(ALIAS).__enter__()
+            self.query("SELECT 1", wrapper=wrapper)
+            giving_back.give_back_all()
+            self.assertEqual(self.in_use(), 0)
+            self.assertIsNot(connections[ALIAS], wrapper)
+
+        run_in_thread(leave_the_block_open)
+
+    def test_wrapper_that_cannot_be_closed_is_no_trouble(self):
+        def give_back():
+            wrapper = connections[ALIAS]
+            self.query("SELECT 1", wrapper=wrapper)
+            with mock.patch.object(wrapper, "close", side_effect=DatabaseError):
+                giving_back.give_back_all()
+            wrapper.close()
+
+        run_in_thread(give_back)
 
 
 class OtherDatabasesTests(AsyncPoolTestCase):

@@ -350,6 +350,9 @@ class TransactionTests(LeaseTestCase):
         with self.assertRaises(Error), transaction.atomic(ALIAS):
             self.wrapper.close()
             self.assertEqual(self.in_use, 0)
+            # It refuses whatever would be set as well.
+            with self.assertRaises(self.wrapper.Database.InterfaceError):
+                self.wrapper.connection.autocommit = True
             self.query("SELECT 1")
         self.assertEqual(self.query("SELECT 1"), (1,))
         self.assertHoldsNothing()

@@ -331,6 +331,28 @@ class CloseTests(LifeTestCase):
                 maintenance.wake()
             self.assertIsNone(maintenance._thread)
 
+    def test_no_thread_can_be_started(self):
+        """Which is no trouble of the borrower's that asks for it."""
+        self.query("SELECT 1")
+        with (
+            mock.patch.object(maintenance, "_thread", None),
+            mock.patch.object(threading.Thread, "start", side_effect=RuntimeError),
+        ):
+            maintenance.wake()
+            self.assertIsNone(maintenance._thread)
+
+    def test_trouble_with_one_pool_is_not_the_others(self):
+        bad = mock.Mock(maintain=mock.Mock(side_effect=ZeroDivisionError))
+        good = mock.Mock(maintain=mock.Mock(return_value=3.0))
+        with (
+            mock.patch.object(registry, "all_pools", return_value=[bad, good]),
+            self.assertLogs("django.db.pool", "ERROR") as logs,
+        ):
+            # It's tried again soon.
+            self.assertEqual(maintenance._maintain_all(), 1.0)
+        good.maintain.assert_called_once()
+        self.assertIn("ZeroDivisionError", logs.output[0])
+
     def test_maintenance_has_no_connection_of_its_own(self):
         """What it opens isn't left in its thread's connections."""
         self.use_pool(min_size=1, max_size=1, timeout=10)
