@@ -20,7 +20,7 @@ from django.db import (
     transaction,
 )
 from django.db.backends.base.pooling import BaseDatabasePooling
-from django.db.pool import maintenance, registry, watch
+from django.db.pool import deadlock, maintenance, registry, watch
 
 from .utils import ALIAS, SOON, PooledTestCase, run_in_thread, wait_until
 
@@ -213,10 +213,13 @@ class ForkTests(PooledTestCase):
         self.name_session()
 
         def child():
+            deadlock.enter(pool)
+            deadlock.leave()
             with watch.time_limit(SOON, lambda: None):
                 self.use_all()
 
-        for lock in (pool._lock, registry._lock, maintenance._lock, watch._lock):
+        modules = registry, maintenance, watch, deadlock
+        for lock in (pool._lock, *(module._lock for module in modules)):
             held, go = threading.Event(), threading.Event()
 
             def hold():

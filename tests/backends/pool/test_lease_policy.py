@@ -346,6 +346,13 @@ class TransactionTests(LeaseTestCase):
             self.assertHoldsNothing()
         self.assertEqual(self.count(), 0)
 
+    def test_begun_by_sql_while_a_cursor_is_open(self):
+        with self.wrapper.cursor() as cursor:
+            cursor.execute("BEGIN")
+            self.query("SELECT 1")
+            self.assertHolds("cursor", "transaction")
+            cursor.execute("ROLLBACK")
+
     def test_closed_inside_atomic(self):
         with self.assertRaises(Error), transaction.atomic(ALIAS):
             self.wrapper.close()

@@ -1,10 +1,13 @@
 """What pins a connection under POOL["lease"] = "transaction"."""
 
+import gc
 import unittest
 from unittest import mock
 
 from django.db import connection, connections, transaction
+from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.pool import pins, policy
+from django.test import SimpleTestCase
 from django.utils.connection import ConnectionProxy
 
 from .test_lease_policy import LeaseTestCase, is_postgresql
@@ -111,13 +114,14 @@ class RawConnectionTests(LeaseTestCase):
             "mysql": ("SET @pool_test = 7777", "SELECT @pool_test"),
             "sqlite": ("PRAGMA cache_size = 7777", "PRAGMA cache_size"),
         }[connection.vendor]
-        self.query("SELECT 1")
-        cursor = self.wrapper.connection.cursor()
-        cursor.execute(change)
-        cursor.close()
-        del cursor
-        self.wrapper.close()
-        self.assertNotIn("7777", str(self.query(look)))
+        for prepare in (lambda: self.query("SELECT 1"), self.wrapper.ensure_connection):
+            prepare()
+            cursor = self.wrapper.connection.cursor()
+            cursor.execute(change)
+            cursor.close()
+            del cursor
+            self.wrapper.close()
+            self.assertNotIn("7777", str(self.query(look)))
 
     def test_nothing_is_undone_if_it_was_not_read(self):
         self.use_pool(**{**self.pool_options, "max_size": 1})
@@ -130,6 +134,18 @@ class RawConnectionTests(LeaseTestCase):
         self.query("SELECT 1")
         self.assertEqual((self.stats().opened, self.stats().closed), (1, {}))
 
+    def test_nothing_is_undone_when_it_was_read_before(self):
+        self.wrapper.ensure_connection()
+        self.wrapper.connection
+        self.wrapper.close()
+        closed = self.stats().closed
+        with mock.patch.object(
+            self.wrapper.pool.pooling, "reset", side_effect=AssertionError
+        ):
+            self.wrapper.ensure_connection()
+            self.wrapper.close()
+        self.assertEqual(self.stats().closed, closed)
+
     def test_reading_the_attribute_between_statements(self):
         self.query("SELECT 1")
         self.assertIsNotNone(self.wrapper.connection)
@@ -137,8 +153,23 @@ class RawConnectionTests(LeaseTestCase):
         slot = self.slot()
         self.query("SELECT 1")
         self.assertIs(self.slot(), slot)
+        self.assertEqual((self.stats().opened, self.stats().closed), (1, {}))
         self.wrapper.close()
         self.assertEqual(self.in_use, 0)
+
+    def test_reading_the_attribute_when_the_pool_was_closed(self):
+        self.query("SELECT 1")
+        self.wrapper.close_pool()
+        self.assertIsNotNone(self.wrapper.connection)
+        self.assertHolds("raw connection")
+
+    def test_reading_the_attribute_in_another_thread(self):
+        names = {"__name__": "app", "wrapper": self.wrapper}
+        with transaction.atomic(ALIAS):
+            found = run_in_thread(eval, "wrapper.connection", names)
+            self.assertIs(found, self.slot().connection)
+            self.assertHolds("transaction")
+        del found
 
     def test_reading_the_attribute_while_a_cursor_is_open(self):
         with self.wrapper.cursor() as cursor:
@@ -272,6 +303,19 @@ class ExplicitTests(LeaseTestCase):
         self.assertEqual(self.stats().pins, {"transaction": 2, "raw connection": 1})
 
 
+class BackendTests(SimpleTestCase):
+    def test_modules_of_a_third_partys_backend(self):
+        parts = {"__module__": "acme.operations"}
+        names = {"__module__": "acme.base", "ops_class": type("Operations", (), parts)}
+        wrapper_class = type("DatabaseWrapper", (BaseDatabaseWrapper,), names)
+        for module, expected in (
+            ("acme.base", True),
+            ("acme.operations", True),
+            ("acme.views", False),
+        ):
+            self.assertIs(policy.is_backend(module, wrapper_class), expected)
+
+
 class ReportTests(LeaseTestCase):
     pool_options = {**LeaseTestCase.pool_options, "report_pins": True}
 
@@ -317,6 +361,16 @@ class ReportTests(LeaseTestCase):
             cursor.close()
 
         self.assertReported(leave_it_open, "cursor")
+
+    def test_dropped_cursor(self):
+        def drop_it():
+            cursor = self.wrapper.cursor()
+            cursor.execute("SELECT 1")
+            cursor.close.pin.since -= 2 * pins.REPORT_CURSORS_AFTER
+            del cursor
+            gc.collect()
+
+        self.assertReported(drop_it, "cursor")
 
     def test_a_statement_that_is_over_in_time(self):
         with self.assertNoLogs("django.db.pool"):
