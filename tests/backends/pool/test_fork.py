@@ -182,12 +182,19 @@ class ForkTests(PooledTestCase):
             self.assertEqual(self.name_session(), before)
         self.assertEqual(self.count(), 1)
 
-    def test_cursor_of_the_parent(self):
+    def test_cursor_of_the_parent_under_each_lease(self):
+        for lease in ("request", "transaction"):
+            with self.subTest(lease):
+                self.use_pool(lease=lease)
+                self.check_cursor_of_the_parent()
+                self.wrapper.close()
+
+    def check_cursor_of_the_parent(self):
         with self.wrapper.cursor() as cursor:
             cursor.execute("SELECT 1")
 
             def child():
-                self.name_session()
+                self.query("SELECT 1")
                 with self.assertRaises((Error, self.wrapper.Database.Error)):
                     cursor.execute("SELECT 2")
 

@@ -122,6 +122,7 @@ class RawConnectionTests(LeaseTestCase):
             del cursor
             self.wrapper.close()
             self.assertNotIn("7777", str(self.query(look)))
+            self.wrapper.close()
 
     def test_nothing_is_undone_if_it_was_not_read(self):
         self.use_pool(**{**self.pool_options, "max_size": 1})
