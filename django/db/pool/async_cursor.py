@@ -1,6 +1,6 @@
 """Cursors for raw SQL in asynchronous code."""
 
-from django.db import NotSupportedError, connections
+from django.db import InterfaceError, NotSupportedError, connections
 from django.db.async_routing import is_concurrent
 
 from .aio import Hold
@@ -60,31 +60,38 @@ class AsyncCursor:
         # closed.
         return None if name in ("execute", "executemany") else result
 
+    async def _run(self, name, *args):
+        if self.hold is None or self.hold.is_over:
+            raise InterfaceError(
+                "An asynchronous cursor is open only in its 'async with' block."
+            )
+        return await self.hold.run(self._call, name, *args)
+
     async def execute(self, sql, params=None):
         """Run a statement. Return the cursor."""
-        await self.hold.run(self._call, "execute", sql, params)
+        await self._run("execute", sql, params)
         return self
 
     async def executemany(self, sql, param_list):
         """Run a statement once for each of several sequences of parameters."""
-        await self.hold.run(self._call, "executemany", sql, param_list)
+        await self._run("executemany", sql, param_list)
         return self
 
     async def callproc(self, procname, params=None, kparams=None):
         """Call a stored procedure."""
-        return await self.hold.run(self._call, "callproc", procname, params, kparams)
+        return await self._run("callproc", procname, params, kparams)
 
     async def fetchone(self):
         """Return the next row, None if there's none."""
-        return await self.hold.run(self._call, "fetchone")
+        return await self._run("fetchone")
 
     async def fetchmany(self, size=CHUNK_SIZE):
         """Return the next rows, as many as there are up to a number."""
-        return await self.hold.run(self._call, "fetchmany", size)
+        return await self._run("fetchmany", size)
 
     async def fetchall(self):
         """Return the rows that are left."""
-        return await self.hold.run(self._call, "fetchall")
+        return await self._run("fetchall")
 
     async def __aiter__(self):
         while rows := await self.fetchmany():

@@ -6,7 +6,13 @@ import unittest
 from concurrent.futures import Future
 from unittest import mock
 
-from django.db import connection, connections, transaction
+from django.db import (
+    InterfaceError,
+    NotSupportedError,
+    connection,
+    connections,
+    transaction,
+)
 from django.db.async_routing import sync_to_async
 from django.db.pool import workers
 
@@ -44,6 +50,38 @@ class CursorTests(AsyncPoolTestCase):
                     await cursor.execute("SELECT 1")
                     await getattr(cursor, name)(*args)
                 self.assertEqual(self.stats().closed, {})
+
+    async def test_used_outside_of_its_block(self):
+        cursor = connections[ALIAS].acursor()
+        with self.assertRaisesMessage(InterfaceError, "'async with'"):
+            await cursor.execute("SELECT 1")
+        async with cursor:
+            await cursor.execute("SELECT 1")
+        with self.assertRaisesMessage(InterfaceError, "'async with'"):
+            await cursor.fetchone()
+        self.assertEqual(self.in_use(), 0)
+
+    async def test_needs_the_option(self):
+        self.use_pool(concurrent_async=False)
+        with self.assertRaisesMessage(NotSupportedError, "concurrent_async"):
+            async with connections[ALIAS].acursor():
+                pass
+
+    @unittest.skipUnless(connection.vendor == "postgresql", "Calls a function.")
+    async def test_callproc(self):
+        async with connections[ALIAS].acursor() as cursor:
+            await cursor.callproc("abs", [-4])
+            self.assertEqual(await cursor.fetchall(), [(4,)])
+        self.assertEqual(self.in_use(), 0)
+
+    async def test_what_the_last_statement_did(self):
+        async with connections[ALIAS].acursor() as cursor:
+            await cursor.execute(
+                "INSERT INTO backends_square (root, square) VALUES (1, 1), (2, 4)"
+            )
+            self.assertEqual(cursor.rowcount, 2)
+            if connection.vendor != "postgresql":
+                self.assertGreater(cursor.lastrowid, 0)
 
     def test_queries_of_the_same_task_need_no_other_worker(self):
         self.use_pool(max_size=1, timeout=1)
