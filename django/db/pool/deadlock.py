@@ -15,7 +15,7 @@ import traceback
 
 from .exceptions import PoolDeadlock
 from .pins import holding_of
-from .state import LEASED
+from .state import LEASED, OPENING
 
 _lock = threading.Lock()
 # Thread identifier -> the pool that it waits for.
@@ -71,15 +71,18 @@ def _find_stuck(ident):
 
 
 def _is_hopeless(pool, stuck):
-    """Return whether a pool's connections are all held by threads stuck."""
+    """
+    Return whether a pool's connections are all held, or being opened, by
+    threads stuck.
+    """
     slots = pool.slots()
-    if len(slots) < pool.max_size or pool.closed:
+    if pool.closed or pool.may_open():
         return False
     for slot in slots:
         # It may change hands just now: the owner is unknown meanwhile.
         holding = holding_of(slot.owner)
         if (
-            slot.status is not LEASED
+            slot.status not in (LEASED, OPENING)
             or holding is None
             or holding.ident is None
             or holding.ident not in stuck
@@ -111,8 +114,9 @@ def _describe(pool, ident, stuck):
             unseen.append(waits_for)
             who = f"{holding}, which is this thread" if thread == ident else holding
             lines.append(
-                f"A connection of {awaited.name!r} is held by {who}. It waits for "
-                f"{waits_for.name!r}, here:"
+                f"A connection of {awaited.name!r} is "
+                f"{'held' if slot.status is LEASED else 'being opened'} by {who}. "
+                f"It waits for {waits_for.name!r}, here:"
             )
             if (frame := frames.get(thread)) is not None:
                 lines.append("".join(traceback.format_stack(frame)).rstrip())

@@ -377,6 +377,11 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         """How many connections there may be."""
         return self._state.max_size
 
+    def may_open(self):
+        """Return whether a connection more may be opened just now."""
+        state = self._state
+        return len(state.slots) < state.max_size and state.opening < state.connecting
+
     def is_locked(self):
         """Return whether the lock is held, by this thread for one."""
         return self._lock.locked()

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from unittest import mock
 
 from django.db import DatabaseError, connections, transaction
+from django.db.backends.signals import connection_created
 from django.db.pool import PoolDeadlock, PoolTimeout, deadlock
 
 from .utils import ALIAS, SOON, PooledTestCase, wait_until
@@ -120,6 +121,30 @@ class RefusedTests(DeadlockTestCase):
         self.query("SELECT 1")
         with self.assertRaisesMessage(PoolDeadlock, "It waits for 'pooled', here:"):
             self.query("SELECT 1", wrapper=self.copy())
+
+    def check_opening(self, other):
+        """Query another wrapper while a connection is opened."""
+        refused = []
+
+        def query(connection, **kwargs):
+            if connection is not self.wrapper:
+                return
+            with self.assertRaisesMessage(PoolDeadlock, "is being opened by thread"):
+                self.query("SELECT 1", wrapper=other)
+            refused.append(True)
+
+        connection_created.connect(query)
+        self.addCleanup(connection_created.disconnect, query)
+        self.query("SELECT 1")
+        self.assertEqual(refused, [True])
+        self.assertEqual(self.query("SELECT 1", wrapper=other), (1,))
+
+    def test_a_thread_that_waits_for_what_it_opens(self):
+        self.check_opening(self.copy())
+
+    def test_a_thread_that_waits_for_its_turn_to_open(self):
+        self.use_pool(**{**self.pool_options, "max_size": 2}, connecting=1)
+        self.check_opening(self.copy())
 
     def test_with_leak_warning(self):
         self.use_pool(max_size=1, timeout=SOON, leak_warning=SOON)
