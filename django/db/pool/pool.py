@@ -68,8 +68,8 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
     clock: a callable that returns the time in seconds and never goes back.
     """
 
-    # Whether it's closed because its alias has other settings now, and with
-    # them another pool.
+    # Whether those who wait go on to another pool when it's closed: its alias
+    # has other settings now, or the process is about to end.
     is_left_behind = False
     # Until when there are held to be more borrowers than connections, because
     # one has found all of them in use.

@@ -269,6 +269,8 @@ def _close_at_exit(**kwargs):
     # On the maintenance thread, for a driver may wait for its server. There's
     # no such thread if there's nothing to close.
     for item in leases.items():
+        # Threads that don't end before the process, daemons that is, go on.
+        item[0].is_left_behind = True
         item[0].shut()
         maintenance.put(_close_one_at_exit, item)
     maintenance.join(max(_exit_ends_at - time.monotonic(), 0))

@@ -223,6 +223,24 @@ class ExitTests(PooledTestCase):
             assert time.monotonic() - begun < registry.EXIT_TIMEOUT
             """)
 
+    def test_daemons_that_wait_in_line(self):
+        """They are served, instead of printing that there's no pool."""
+        self.use_pool(max_size=1, timeout=10)
+        lines = self.run_script("""
+            import atexit, threading, time
+            def use():
+                print(query("SELECT 1"))
+            threads = [threading.Thread(target=use, daemon=True) for _ in range(3)]
+            # Called after the pool was closed.
+            atexit.register(lambda: [thread.join() for thread in threads])
+            query("SELECT 1")
+            for thread in threads:
+                thread.start()
+            while connection.pool.stats().waiting < 3:
+                time.sleep(0)
+            """)
+        self.assertEqual(lines, ["(1,)"] * 3)
+
     def test_called_more_than_once(self):
         """By atexit and multiprocessing. One limit is for both."""
         lines = self.run_script("""
