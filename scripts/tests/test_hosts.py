@@ -112,6 +112,22 @@ class AsgiServerTests(HostTestCase):
             statuses=(0, -signal.SIGTERM),
         )
 
+    @unittest.skipUnless(HANDLES_LIFESPAN, "It takes a handler of the lifespan.")
+    @needs("uvicorn")
+    def test_uvicorn_workers(self):
+        self.check_server(
+            [
+                "uvicorn",
+                "--port={port}",
+                "--workers=2",
+                "--log-level=warning",
+                "hosts.site:asgi",
+            ],
+            signal.SIGTERM,
+            statuses=(0, -signal.SIGTERM),
+            workers=2,
+        )
+
     @needs("uvicorn")
     def test_uvicorn_interrupted(self):
         self.check_server(
@@ -153,9 +169,9 @@ class AsgiServerTests(HostTestCase):
             signal.SIGTERM,
         )
 
-    def check_server(self, arguments, number, statuses=(0,)):
+    def check_server(self, arguments, number, statuses=(0,), workers=0):
         answers = self.serve("-m", *arguments)
-        self.check_workers(answers, workers=0)
+        self.check_workers(answers, workers)
         self.check_end(number, statuses, complaints=re.compile("Traceback|ignored"))
 
 

@@ -56,19 +56,29 @@ class MariaDBMultiprocessingTests(MultiprocessingTests):
 
 @needs("celery")
 class CeleryTests(HostTestCase):
-    def check_pool(self, pool):
+    def work(self, pool, *options):
+        """Start a worker. Return what its tasks answer."""
         results = self.directory / "results"
         results.mkdir()
-        self.start("-m", "hosts.queue", pool, str(results))
+        self.start("-m", "hosts.queue", pool, str(results), *options)
         done = wait_until((results / "done").exists, 50, self.process)
         self.assertTrue(done, self.errors)
         answers = [json.loads(f.read_text()) for f in results.glob("*.json")]
         self.assertEqual(len(answers), 20, self.errors)
+        return answers
+
+    def check_pool(self, pool):
+        answers = self.work(pool)
         self.check_workers(answers, workers=2 if pool == "prefork" else 0)
         self.check_end()
 
     def test_prefork(self):
         self.check_pool("prefork")
+
+    def test_processes_that_are_replaced(self):
+        answers = self.work("prefork", "--max-tasks-per-child=3")
+        self.assertGreater(len({pid for pid, _ in answers}), 2)
+        self.check_end()
 
     def test_threads(self):
         self.check_pool("threads")

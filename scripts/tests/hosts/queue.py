@@ -40,10 +40,10 @@ def send(directory):
 
 
 if __name__ == "__main__":
-    pool, directory = sys.argv[1:]
+    pool, directory, *options = sys.argv[1:]
     signal.alarm(60)
     threading.Thread(target=send, args=[directory], daemon=True).start()
     quick = ["--without-gossip", "--without-mingle", "--without-heartbeat"]
     app.worker_main(
-        ["worker", f"--pool={pool}", "--concurrency=2", "-l", "ERROR", *quick]
+        ["worker", f"--pool={pool}", "--concurrency=2", "-l", "ERROR", *quick, *options]
     )
