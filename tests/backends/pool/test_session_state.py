@@ -22,7 +22,7 @@ from .session_kinds import (
     run,
     sqlite_kinds,
 )
-from .utils import ALIAS, run_in_thread
+from .utils import ALIAS, run_in_thread, wait_until
 
 
 class SessionStateTests(SessionTestCase):
@@ -352,6 +352,31 @@ class InitializedStateTests(SessionTestCase):
                 self.assertEqual(self.count(), 1)
                 self.execute_unpooled_and_commit(f"DELETE FROM {self.table}")
                 self.start()
+
+    @unittest.skipUnless(is_postgresql, "PostgreSQL tests")
+    def test_no_transaction_is_left_by_a_receiver(self):
+        """What it set stays."""
+        for wrapper in (self.wrapper, self.other):
+            wrapper.settings_dict["AUTOCOMMIT"] = False
+        with self.receiver(lambda wrapper: run(wrapper, "SET lock_timeout = 54321")):
+            for options in [{"reset": "always"}, {"min_size": 1}]:
+                with self.subTest(options=options):
+                    self.start(**options)
+                    pool = self.wrapper.pool
+                    if "reset" in options:
+                        run(self.wrapper, "SELECT 1")
+                        self.wrapper.close()
+                    wait_until(lambda: pool.stats().idle == 1)
+                    (slot,) = pool.slots()
+                    self.assertIs(pool.pooling.in_transaction(slot.connection), False)
+                    del slot
+                    for _ in range(2):
+                        self.assertEqual(
+                            run(self.wrapper, "SHOW lock_timeout"), ("54321ms",)
+                        )
+                        self.wrapper.rollback()
+                    self.wrapper.close()
+                    self.start()
 
     def execute_unpooled_and_commit(self, sql):
         wrapper = self.unpooled()

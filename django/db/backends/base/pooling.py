@@ -164,6 +164,8 @@ class BaseDatabasePooling:
         try:
             with self.as_the_alias(wrapper):
                 session = self.open_with(wrapper, timeout)
+            with self.time_limit(wrapper.connection, SHORTEST_LIMIT):
+                self.commit_initialization(wrapper)
         except BaseException as e:
             if wrapper.connection is not None:
                 self.close_quietly(wrapper.connection)
@@ -481,6 +483,12 @@ class BaseDatabasePooling:
             wrapper.init_connection_state()
         if connection_created.has_listeners(self.wrapper_class):
             connection_created.send(sender=self.wrapper_class, connection=wrapper)
+        self.commit_initialization(wrapper)
+
+    def commit_initialization(self, wrapper):
+        """See to it that a connection isn't idle in a transaction."""
+        if not wrapper.settings_dict["AUTOCOMMIT"]:
+            wrapper.connection.commit()
 
     @cached_property
     def has_own_initialization(self):

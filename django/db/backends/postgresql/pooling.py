@@ -259,8 +259,6 @@ class DatabasePooling(BaseDatabasePooling):
         self.execute(connection, "; ".join(statements))
         # Notifications, for one, that nobody has read.
         self.forget_messages(connection)
-        if not wrapper.settings_dict["AUTOCOMMIT"]:
-            connection.commit()
         self.initialize_again(wrapper)
         return True
 
