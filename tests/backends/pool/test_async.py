@@ -267,7 +267,7 @@ class OperationTests(AsyncPoolTestCase):
         line = waiting.Line()
         await line.enter(1, SOON, None)
         loop = asyncio.new_event_loop()
-        line.places.append(waiting._Place(loop))
+        line.places.append(waiting._Place(loop, 0))
         loop.close()
         task = asyncio.create_task(line.enter(1, SOON, None))
         await asyncio.sleep(0)
