@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import threading
 from pathlib import Path
 
 
@@ -62,6 +63,9 @@ class Server:
         self.target = TARGETS[name]()
         self.stack = contextlib.ExitStack()
         self.group = None
+        # A look at the sessions goes on in its thread when its task is
+        # canceled.
+        self.lock = threading.Lock()
 
     def __enter__(self):
         with contextlib.ExitStack() as stack:
@@ -84,7 +88,8 @@ class Server:
         }
 
     def sessions(self):
-        return self.target.sessions(self.cursor)
+        with self.lock:
+            return self.target.sessions(self.cursor)
 
     def left(self):
         return self.sessions()
