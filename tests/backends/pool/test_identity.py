@@ -169,6 +169,22 @@ class IdentityTests(PooledTestCase):
         run_in_thread(use)
         self.assertIs(pool.closed, True)
 
+    def test_changed_while_a_connection_is_opened(self):
+        """Nobody knows which settings it was made for: it isn't kept."""
+        wrapper_class = type(self.wrapper)
+        get_new_connection = wrapper_class.get_new_connection
+
+        def change(wrapper, conn_params):
+            self.settings_dict["PASSWORD"] += "x"
+            return get_new_connection(wrapper, conn_params)
+
+        with mock.patch.object(wrapper_class, "get_new_connection", change):
+            self.wrapper.ensure_connection()
+        pool = self.wrapper._borrower.pool
+        self.settings_dict["PASSWORD"] = self.settings_dict["PASSWORD"][:-1]
+        self.wrapper.close()
+        self.assertEqual((pool.stats().size, pool.closed), (0, False))
+
     def test_changed_while_somebody_waits(self):
         """Who waits goes on to wait for the new pool."""
         for lease in ("request", "transaction"):

@@ -121,6 +121,8 @@ class KilledTests(LifeTestCase):
         self.assertIs(self.slot(), slot)
         self.query("UNLISTEN *")
 
+
+class CheckTests(LifeTestCase):
     def test_check(self):
         """The round trip, for what the socket doesn't tell."""
         for check, calls in [(False, 0), (True, 1), (0, 1), (3600, 0)]:
@@ -133,6 +135,7 @@ class KilledTests(LifeTestCase):
                 ) as is_usable:
                     self.wrapper.ensure_connection()
                 self.assertEqual(is_usable.call_count, calls)
+                self.assertEqual((self.stats().opened, self.stats().closed), (1, {}))
                 self.wrapper.close()
 
     def test_check_that_fails(self):
@@ -210,11 +213,19 @@ class AgeTests(LifeTestCase):
         self.assertEqual(self.stats().closed, {"max_idle": 1})
 
     def test_looking_for_a_live_connection_ends_at_the_deadline(self):
-        for timeout, limit in ((30, 30), (0.5, SHORTEST_LIMIT)):
-            with self.subTest(timeout=timeout):
+        for timeout, left, limit in (
+            (30, None, 30),
+            (0.5, None, SHORTEST_LIMIT),
+            # As after a wait of 20 seconds.
+            (30, 10, 10),
+        ):
+            with self.subTest(timeout=timeout, left=left):
                 self.use_pool(timeout=timeout, check=True)
                 for wrapper in self.wrappers(2):
                     wrapper.close()
+                pooling = self.wrapper.pool.pooling
+                borrower = self.wrapper._borrower
+                deadline = left and self.clock() + left
                 limits = []
 
                 def is_fit(wrapper, slot, check, timeout):
@@ -223,7 +234,9 @@ class AgeTests(LifeTestCase):
                     return False
 
                 with (
-                    mock.patch.object(self.wrapper.pool.pooling, "is_fit", is_fit),
+                    mock.patch.object(borrower, "tells", True),
+                    mock.patch.object(borrower, "_tell", return_value=deadline),
+                    mock.patch.object(pooling, "is_fit", is_fit),
                     self.assertRaises(PoolTimeout),
                 ):
                     self.wrapper.connect()
