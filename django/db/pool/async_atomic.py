@@ -365,15 +365,19 @@ class Block(Executor):
 
 def _running_generators():
     """
-    Return weak references to the asynchronous generators that the present
-    code is part of. They're dead as soon as a generator was dropped. It's
-    closed by a task of its own, some steps later.
+    Return weak references to the asynchronous generator that the present code
+    is part of and, if that's a context manager, to the one that uses it.
+    They're dead as soon as it was dropped. It's closed by a task of its own,
+    some steps later.
     """
     frames = []
     frame = sys._getframe(1)
     while frame is not None:
         if frame.f_code.co_flags & CO_ASYNC_GENERATOR:
             frames.append(frame)
+            # One further out may be dropped while this one goes on.
+            if frame.f_back.f_globals.get("__name__") != "contextlib":
+                break
         frame = frame.f_back
     if not frames:
         return ()

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import threading
+from contextlib import asynccontextmanager
 from test import support
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -696,6 +697,11 @@ class DroppedTests(AtomicTestCase):
             yield 1
             yield 2
 
+    async def generate_once(self):
+        async with atomic():
+            await self.add(1)
+            yield
+
     def test_dropped_generator(self):
         async def main():
             async for _ in self.generate():
@@ -712,8 +718,8 @@ class DroppedTests(AtomicTestCase):
 
     def test_what_comes_after_a_dropped_generator_is_not_part_of_its_block(self):
         async def nested():
-            async for root in self.generate():
-                yield root
+            async with asynccontextmanager(self.generate_once)():
+                yield
 
         async def in_outer_block():
             async with atomic():
@@ -745,6 +751,27 @@ class DroppedTests(AtomicTestCase):
                     self.run_alone(lambda: main(generate, use))
                     self.assertEqual(self.roots(), [root])
                     self.empty()
+
+    def test_generator_that_outlives_the_one_that_iterates_over_it(self):
+        async def iterate(generator):
+            async for root in generator:
+                yield root
+
+        async def main():
+            generator = self.generate_and_add()
+            async for _ in iterate(generator):
+                break
+            await anext(generator)
+            await generator.aclose()
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [])
+
+    async def generate_and_add(self):
+        async with atomic():
+            for root in range(3):
+                yield root
+                await self.add(root)
 
     def test_thread_sensitive_code_after_a_dropped_generator(self):
         async def main():
