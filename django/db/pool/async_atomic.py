@@ -330,7 +330,11 @@ class Block(Executor):
         self.is_ending = True
         future = Future()
         future.add_done_callback(partial(self._close_soon, _get_running_loop()))
-        run = partial(copy_context().run, self._exit, exc_info)
+        exit = partial(self._exit, exc_info)
+        if self.outer is None and self.thread.hold is not None:
+            # What hooks of on_commit() call asynchronously stays there.
+            exit = self.thread.hold.operation(exit)
+        run = partial(copy_context().run, exit)
         self.thread.put(self.level, Job(future, run))
         if wait:
             canceled = await _finish(future)

@@ -4,6 +4,7 @@ import asyncio
 import gc
 import threading
 from contextlib import asynccontextmanager
+from functools import partial
 from test import support
 
 from asgiref.sync import async_to_sync, sync_to_async
@@ -143,6 +144,20 @@ class AtomicTests(AtomicTestCase):
             self.assertEqual(called, [1, 2])
 
         self.run_alone(main)
+
+    def test_on_commit_calls_asynchronous_code(self):
+        # The worker is the only one.
+        self.use_pool(max_size=1)
+
+        async def main():
+            async with atomic():
+                await self.add(1)
+                for function in (self.add, self.in_block):
+                    call = partial(async_to_sync(function), 2)
+                    transaction.on_commit(call, using=ALIAS)
+
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 2, 2])
 
     def test_set_rollback(self):
         async def main():
