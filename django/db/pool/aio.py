@@ -24,7 +24,7 @@ from django.db.async_routing import (
 )
 
 from . import waiting
-from .giving_back import give_back, give_back_idle, is_held, is_pinned
+from .giving_back import give_back, give_back_idle, is_held, is_relied_on
 from .options import PoolOptions
 from .pool import resize_listeners
 from .querylog import current_logs, logging_to
@@ -66,13 +66,13 @@ def present_block():
 def is_bound():
     """
     Return whether the present code must go on where it is: in an atomic
-    block, on a connection whose autocommit was switched off, in an
-    execute_wrapper(), or called by sync code that a worker runs.
+    block, called by sync code that relies on its connection, or by sync code
+    that a worker runs.
     """
     if present_block() is not None:
         return True
     for used in used_wrappers.get():
-        if (wrapper := used()) is not None and is_pinned(wrapper):
+        if (wrapper := used()) is not None and is_relied_on(wrapper):
             return True
     operation = current_operation.get()
     return (operation is not None and operation.running) or not _look_at_settings()[0]

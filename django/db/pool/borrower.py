@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from django.db.async_routing import current_operation, note_reference
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.pooling import SHORTEST_LIMIT, count_references
+from django.db.backends.base.statements import SESSION
 from django.db.backends.utils import CursorWrapper
 
 from . import calls
@@ -54,6 +55,17 @@ def borrower_for(wrapper):
     borrower.is_noted = pool.options.concurrent_async
     borrower.tells = borrower.is_noted or borrower.in_executor
     return borrower
+
+
+def _may_be_open(handle):
+    cursor = handle()
+    if not isinstance(cursor, CursorWrapper):
+        return False
+    # How drivers tell. Where they don't, it's known of those that are dropped.
+    inner = cursor.cursor
+    return not getattr(inner, "closed", False) and (
+        getattr(inner, "connection", inner) is not None
+    )
 
 
 class Borrower:
@@ -376,6 +388,19 @@ class Borrower:
         if len(handles) > self.many_handles:
             handles[:] = [handle for handle in handles if handle() is not None]
             self.many_handles = max(MANY_HANDLES, 2 * len(handles))
+
+    def is_relied_on(self):
+        """
+        Return whether code may go on to use what it has in this connection: a
+        cursor, the state of the session, or what else it's pinned for.
+        """
+        return self.lease is not None and bool(
+            self.pin_depth
+            or self.traces & SESSION
+            or self.holding.pins
+            or self.holding.cursors
+            or any(map(_may_be_open, self.handles))
+        )
 
     def _end_handles(self):
         """

@@ -25,6 +25,16 @@ def is_pinned(wrapper):
     )
 
 
+def is_relied_on(wrapper):
+    """
+    Return whether sync code that has used a wrapper, and isn't done yet, needs
+    the same connection for what it does next.
+    """
+    return is_pinned(wrapper) or (
+        wrapper._borrower is not None and wrapper._borrower.is_relied_on()
+    )
+
+
 def give_back_idle():
     """
     Give back the connections of this thread, as far as nobody relies on them.

@@ -339,6 +339,90 @@ class OperationTests(AsyncPoolTestCase):
             async_to_sync(self.add)(1)
         self.assertEqual(len(queries), 1)
 
+    def check_bound(self, prepare, use):
+        """
+        Have sync code rely on its connection, with asynchronous code called
+        meanwhile.
+        """
+
+        def work():
+            wrapper = connections[ALIAS]
+            relied_on = prepare(wrapper)
+            slot = self.slot(wrapper)
+            for root in range(2):
+                async_to_sync(self.add)(root)
+                self.assertIs(self.slot(wrapper), slot)
+                use(relied_on)
+            if hasattr(relied_on, "close"):
+                relied_on.close()
+            wrapper.close()
+
+        def work_and_forget():
+            work()
+            # asgiref's thread lives on.
+            del connections[ALIAS]
+
+        def work_in_thread():
+            asyncio.run(sync_to_async(work_and_forget)())
+
+        # More than one, so that others could have served.
+        for lease in ("request", "transaction"):
+            for run in (work, work_in_thread):
+                with self.subTest(lease=lease, run=run.__name__):
+                    self.wrapper.close()
+                    self.wrapper.close_pool()
+                    self.use_pool(lease=lease)
+                    run()
+
+    def test_bound_to_a_cursor(self):
+        def prepare(wrapper):
+            cursor = wrapper.cursor()
+            cursor.execute("SELECT 1 UNION SELECT 2 UNION SELECT 3 ORDER BY 1")
+            return cursor
+
+        self.check_bound(prepare, lambda cursor: self.assertTrue(cursor.fetchone()))
+
+    def test_bound_to_an_iteration(self):
+        for root in range(5, 10):
+            self.squares.create(root=root, square=root**2)
+
+        def prepare(wrapper):
+            squares = self.squares.filter(root__gte=5).iterator(chunk_size=1)
+            next(squares)
+            return squares
+
+        self.check_bound(prepare, next)
+
+    def test_bound_to_the_session(self):
+        def prepare(wrapper):
+            sql = "CREATE TEMPORARY TABLE async_test (number integer)"
+            self.query(sql, wrapper=wrapper)
+
+        def use(nothing):
+            self.query("SELECT * FROM async_test", wrapper=connections[ALIAS])
+
+        self.check_bound(prepare, use)
+
+    def test_bound_in_pinned(self):
+        blocks = []
+
+        def prepare(wrapper):
+            blocks.append(wrapper.pinned())
+            blocks[-1].__enter__()
+            self.query("SELECT 1", wrapper=wrapper)
+
+        self.check_bound(prepare, lambda nothing: None)
+        for block in blocks:
+            block.__exit__(None, None, None)
+
+    def test_a_closed_cursor_binds_nothing(self):
+        if self.wrapper.vendor == "sqlite":
+            self.skipTest("The driver doesn't tell.")
+        with self.wrapper.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        async_to_sync(self.meet)(2)
+        self.assertEqual(self.in_use(), 0)
+
     def test_a_context_manager_that_ended_binds_nothing(self):
         with transaction.atomic(using=ALIAS):
             self.query("SELECT 1")
