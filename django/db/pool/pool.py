@@ -161,6 +161,10 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             if (slot := self._end(lease, OPENING)) is None:
                 return
             self._note_failure(slot, error)
+            is_short = self._state.is_short()
+        if is_short:
+            # What min_size asks for isn't left to the next borrower.
+            maintenance.wake()
 
     # ##### Giving back #####
 

@@ -56,8 +56,11 @@ class UpkeepMixin:
             if now < self._fill_at:
                 return self._fill_at
             with self._lock:
-                if (slot := self._state.reserve(now)) is None:
-                    return NEVER
+                state = self._state
+                if (slot := state.reserve(now)) is None:
+                    # Borrowers may have met so many failures that it pauses.
+                    is_pause = state.is_short() and now < state.retry_at
+                    return state.retry_at if is_pause else NEVER
             try:
                 connection, session = self.pooling.open(self.timeout)
             except BaseException as e:

@@ -198,6 +198,28 @@ class MaintenanceTests(PoolTestCase):
         self.assertPool(pool, idle=1, in_use=1)
         pool.release(lease)
 
+    def test_what_borrowers_failed_to_open_is_opened_in_advance_later(self):
+        clock = Clock()
+        pool = make_pool(clock=clock, min_size=1)
+        with mock.patch("django.db.pool.maintenance.wake") as wake:
+            for _ in range(3):
+                pool.failed(pool.acquire(), OSError("refused"))
+        self.assertEqual(wake.call_count, 3)
+        due_in = pool.maintain()
+        # During a pause nothing is opened, but it ends.
+        self.assertPool(pool, size=0, opened=0)
+        self.assertGreater(due_in, 0)
+        clock.advance(due_in)
+        pool.maintain()
+        self.assertPool(pool, idle=1, opened=1)
+
+    def test_who_fails_to_open_wakes_nobody_without_min_size(self):
+        pool = make_pool(min_size=0)
+        with mock.patch("django.db.pool.maintenance.wake") as wake:
+            pool.failed(pool.acquire(), OSError("refused"))
+        wake.assert_not_called()
+        self.assertIsNone(pool.maintain())
+
     def test_interrupted_open_loses_no_slot(self):
         pool = make_pool(min_size=1, max_size=1)
         with mock.patch.object(pool.pooling, "open", side_effect=Interrupt):
