@@ -150,7 +150,6 @@ class AbandonedTests(PooledTestCase):
 
         self.assertNothingLost(lambda number: asyncio.run(cancel(number)))
 
-    @unittest.skipIf(COUNT > 40, "It takes one process for each.")
     @unittest.skipUnless(hasattr(os, "fork"), "Needs os.fork().")
     def test_child_process(self):
         """What a child of a fork holds isn't the parent's."""
