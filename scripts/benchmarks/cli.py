@@ -133,9 +133,9 @@ def measure(letters, lab, options):
     for name in (PATCHED, STOCK):
         lab.python(name)
     results = Results()
-    results.about.update(lab.describe(), quick=options.quick)
-    load_before = results.about["machine"]["load"]
     rounds = options.rounds or lab.pick(ROUNDS_QUICK, ROUNDS_FULL)
+    results.about.update(lab.describe(), quick=options.quick, rounds=rounds)
+    load_before = results.about["machine"]["load"]
     output = options.output or ROOT / "dist" / "bench" / "results.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -130,6 +130,8 @@ def about(description):
     """Return a paragraph for each part of what the results depend on."""
     machine = description["machine"]
     kind = "a quick run" if description.get("quick") else "a full run"
+    rounds = description["rounds"]
+    kind += " of one round" if rounds == 1 else f" of at most {rounds} rounds"
     yield from wrap(
         f"Measured on {description['started'][:10]} by {kind}, on "
         f"{machine['cpus']} CPUs ({machine['processor']}), {machine['system']}, "

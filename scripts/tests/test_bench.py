@@ -178,7 +178,7 @@ class ResultsTests(unittest.TestCase):
     def test_page_says_which_limits_are_kept(self):
         results = Results()
         machine = {"cpus": 2, "processor": "x", "system": "y", "load": [0.1]}
-        results.about.update(machine=machine, environments={}, servers={})
+        results.about.update(machine=machine, environments={}, servers={}, rounds=3)
         for figure in (1, 3, 2):
             for rival, cpu in ((OURS, 1.7 * figure), (FLOOR, figure)):
                 case = FakeCase(rival, [], [])
