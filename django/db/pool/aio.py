@@ -89,10 +89,11 @@ def _look_at_settings():
     # reading what's needed in them.
     if settings != connections.settings:
         settings = snapshot(connections.settings)
-        known = _can_all_pool(), _limits()
+        known = [_can_all_pool(), _limits()]
         _known = settings, *known
-    elif _resized:
-        known[1] = _limits()
+    if _resized:
+        # That isn't remembered: these pools may be gone next time.
+        known[1] = _limits(ask_pools=True)
     return known
 
 
@@ -112,10 +113,12 @@ def _can_all_pool():
     return True
 
 
-def _limits():
+def _limits(ask_pools=False):
     """
     Return how many operations may run at a time, for how many seconds one may
     wait for its turn, and how many may wait.
+
+    ask_pools: whether max_size is that of the pools, not of their settings.
     """
     size = 0
     timeout = 0.0
@@ -123,7 +126,7 @@ def _limits():
     for alias, settings_dict in connections.settings.items():
         options = _pool_settings(settings_dict)
         if isinstance(options, dict) and options.get("concurrent_async"):
-            pool = connections[alias].pool if _resized else None
+            pool = connections[alias].pool if ask_pools else None
             size += pool.max_size if pool else _option(options, "max_size")
             timeout = max(timeout, _option(options, "timeout"))
             if (waiting := options.get("max_waiting")) is not None:
@@ -148,10 +151,9 @@ async def run(func, /, *args, **kwargs):
     """Run a function that needs nothing of its thread but connections."""
     if is_bound():
         return await SyncToAsync(func)(*args, **kwargs)
-    if _holds.get() and (hold := _own_hold()) is not None:
+    if (hold := _own_hold()) is not None:
         return await hold.run(func, *args, **kwargs)
-    if used_wrappers.get():
-        await give_back_before_waiting()
+    await give_back_before_waiting()
     waited = await waiting.line.enter(*_look_at_settings()[1], _count_kept())
     executor = SingleCall(on_release=waiting.line.leave)
     return await _on(executor, _Operation(func, waited))(*args, **kwargs)

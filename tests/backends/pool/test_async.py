@@ -184,6 +184,17 @@ class OperationTests(AsyncPoolTestCase):
         asyncio.run(main())
         self.assertEqual(self.roots(), list(range(5)))
 
+    def test_size_of_a_resized_pool_is_not_that_of_the_next(self):
+        self.use_pool(max_size=1)
+        nothing_known = mock.patch.object(aio, "_known", (None, False, ()))
+        with nothing_known, mock.patch.object(aio, "_resized", set()):
+            self.wrapper.pool.resize(max_size=5)
+            self.assertEqual(aio._look_at_settings()[1][0], 5)
+            # As when it's collected.
+            self.wrapper.close_pool()
+            aio._resized.clear()
+            self.assertEqual(aio._look_at_settings()[1][0], 1)
+
     async def test_fewer_are_let_in_after_shrinking(self):
         line = waiting.Line()
         for _ in range(2):
