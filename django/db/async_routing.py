@@ -152,16 +152,25 @@ async def to_the_end(awaitable):
 
 
 async def _shield(awaitable):
+    """The same, for something that's part of the present block."""
     task = asyncio.ensure_future(join(awaitable))
-    canceled = None
-    while not task.done():
-        try:
-            await asyncio.wait([task])
-        except asyncio.CancelledError as e:
-            canceled = e
-    if canceled is not None:
+    if (canceled := await outlast(task)) is not None:
         raise canceled
     return task.result()
+
+
+async def outlast(future):
+    """
+    Wait until an asyncio.Future is done, also if the present task is canceled
+    meanwhile. Return the cancellation, or None.
+    """
+    canceled = None
+    while not future.done():
+        try:
+            await asyncio.wait([future])
+        except asyncio.CancelledError as e:
+            canceled = e
+    return canceled
 
 
 async def close_stream(response):

@@ -21,7 +21,12 @@ from weakref import WeakKeyDictionary, WeakSet, proxy, ref
 from asgiref.sync import AsyncToSync, SyncToAsync, ThreadSensitiveContext
 
 from django.db import connections
-from django.db.async_routing import current_block, is_concurrent, used_wrappers
+from django.db.async_routing import (
+    current_block,
+    is_concurrent,
+    outlast,
+    used_wrappers,
+)
 from django.db.transaction import TransactionManagementError
 
 from .aio import (
@@ -396,12 +401,7 @@ async def _finish(future):
     cancellation that came meanwhile, or None.
     """
     future = asyncio.wrap_future(future)
-    canceled = None
-    while not future.done():
-        try:
-            await asyncio.wait([future])
-        except asyncio.CancelledError as e:
-            canceled = e
+    canceled = await outlast(future)
     # Its outcome is looked at by the caller.
     future.cancelled() or future.exception()
     return canceled

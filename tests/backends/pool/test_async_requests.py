@@ -227,19 +227,20 @@ class RequestTests(AsyncPoolTestCase):
                 raise ValueError
 
         behavior["stream"] = stream
+        # Not with assertLogs(): setup() configures logging anew.
+        with mock.patch.object(async_routing.logger, "exception") as log:
+            self.check(self.stream_with_failing_send())
+        log.assert_called_once()
+
+    async def stream_with_failing_send(self):
+        """Fail to send an "x"."""
 
         async def send(message):
             if message.get("body") == b"x":
                 raise OSError
 
-        async def main():
-            with self.assertRaises(OSError):
-                await self.call("/stream/", send)
-
-        # Not with assertLogs(): setup() configures logging anew.
-        with mock.patch.object(async_routing.logger, "exception") as log:
-            self.check(main())
-        log.assert_called_once()
+        with self.assertRaises(OSError):
+            await self.call("/stream/", send)
 
     def test_disconnect(self):
         begun = asyncio.Event()
@@ -358,16 +359,7 @@ class ConcurrentRequestTests(RequestTests):
 
         behavior["stream"] = stream
         counts = []
-
-        async def send(message):
-            if message.get("body") == b"x":
-                raise OSError
-
-        async def main():
-            with self.assertRaises(OSError):
-                await self.call("/stream/", send)
-
-        self.check(main())
+        self.check(self.stream_with_failing_send())
         self.assertEqual(counts, [1])
         self.assertEqual(self.roots(), [])
 
