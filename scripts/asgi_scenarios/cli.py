@@ -10,6 +10,7 @@ from collections import Counter
 from pathlib import Path
 
 from chaos_campaign.cli import DRIVERS as SERVER_DRIVERS
+from chaos_campaign.cli import modules_of
 
 from pooltools.command import run_tool
 from pooltools.processes import wait_until
@@ -80,11 +81,7 @@ def parse(arguments):
 
 def find_modules(options):
     """Have what can't be done without, if need be in another environment."""
-    wanted = ["asgiref", "sqlparse", options.server]
-    wanted.append(DRIVERS[options.database][options.driver])
-    if options.database == "postgresql":
-        # What administrates PostgreSQL is psycopg in any case.
-        wanted.append("psycopg")
+    wanted = [options.server, *modules_of(options, DRIVERS)]
     provide(ROOT / "scripts" / "asgi_matrix", options.build, wanted)
 
 

@@ -43,9 +43,8 @@ WORKLOADS = {
         key=lambda workload: workload.letter,
     )
 }
-# Odd numbers, so that a median is something that was measured.
-ROUNDS_QUICK = 3
-ROUNDS_FULL = 3
+# An odd number, so that a median is something that was measured.
+ROUNDS = 3
 
 
 def main(arguments=None):
@@ -133,7 +132,7 @@ def measure(letters, lab, options):
     for name in (PATCHED, STOCK):
         lab.python(name)
     results = Results()
-    rounds = options.rounds or lab.pick(ROUNDS_QUICK, ROUNDS_FULL)
+    rounds = options.rounds or ROUNDS
     results.about.update(lab.describe(), quick=options.quick, rounds=rounds)
     load_before = results.about["machine"]["load"]
     output = options.output or ROOT / "dist" / "bench" / "results.json"

@@ -43,7 +43,7 @@ the same machine.
 """
 LIMITS = """\
 What the pool is held to, by ``--bars``. Most limits are on a ratio of two
-figures of the same round. Not all of them are kept.
+figures of the same round.
 """
 # For each chart, what it shows.
 CAPTIONS = {

@@ -70,11 +70,17 @@ def parse(arguments):
 def find_modules(options):
     """Have Django and the driver, if need be in another environment."""
     build = options.build.resolve()
-    # What administrates PostgreSQL is psycopg in any case.
-    drivers = ["psycopg"] if options.database == "postgresql" else []
-    drivers.append(DRIVERS[options.database][options.driver])
-    provide(SCRIPTS / "chaos", build, ["asgiref", "sqlparse", *drivers])
+    provide(SCRIPTS / "chaos", build, modules_of(options, DRIVERS))
     sys.path.insert(0, str(build))
+
+
+def modules_of(options, drivers):
+    """Return the names of what Django takes, with the database's driver."""
+    modules = ["asgiref", "sqlparse", drivers[options.database][options.driver]]
+    if options.database == "postgresql":
+        # What administrates it is psycopg in any case.
+        modules.append("psycopg")
+    return modules
 
 
 def run(options):

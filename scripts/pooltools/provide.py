@@ -6,10 +6,7 @@ import sys
 
 from . import ToolError
 from .envs import Environment, build_environment
-from .pythons import find_python
-
-# Django's.
-OLDEST_PYTHON = (3, 12)
+from .pythons import OLDEST, find_python
 
 
 def provide(script, build, wanted):
@@ -24,7 +21,7 @@ def provide(script, build, wanted):
     if not (build / "django" / "db" / "pool").is_dir():
         raise ToolError("Assemble the tree first, with scripts/tree assemble.")
     missing = [name for name in wanted if not importlib.util.find_spec(name)]
-    if sys.version_info >= OLDEST_PYTHON and not missing:
+    if sys.version_info >= OLDEST and not missing:
         return
     root = script.parent.parent
     environment = Environment(root, ".venvs/test", find_python())

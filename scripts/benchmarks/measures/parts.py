@@ -5,7 +5,6 @@ gains or loses where parts follow each other isn't seen that way, so that they
 don't add up exactly.
 """
 
-import threading
 import timeit
 
 from .rivals import RIVALS, Opener
@@ -131,7 +130,7 @@ def names_through_django(wrapper):
     return {
         "wrapper": wrapper,
         "pool": pool,
-        "owner": threading.current_thread(),
+        "owner": None,
         "connection": connection,
         "autocommit": True,
         "settings": wrapper._borrower.settings,
