@@ -17,11 +17,21 @@ logger = logging.getLogger("django.db.pool")
 # another put() or the holder of any lock.
 _inbox = queue.SimpleQueue()
 _lock = threading.Lock()
+# Held for each step, and by a thread that forks: the library of a driver may
+# hold locks of its own meanwhile, as SQLite does when it opens a database, and
+# nobody would ever release them in the child. Reentrant, for a step may fork.
+_at_work = threading.RLock()
+# Held while _at_work is acquired, so that one step after the other doesn't
+# keep out a thread that forks.
+_turn = threading.RLock()
 _thread = None
 _exit_arranged = False
 
 # The longest sleep in seconds, whatever is due.
 LONGEST_SLEEP = 3600.0
+
+# For how many seconds a fork waits for a step that waits for a server.
+FORK_TIMEOUT = 1.0
 
 
 def put(step, argument):
@@ -75,12 +85,29 @@ def _arrange_exit():
         _exit_arranged = True
 
 
+def pause_for_fork():
+    """Before a fork: let the thread end its step, and begin no other one."""
+    with _turn:
+        _at_work.acquire(timeout=FORK_TIMEOUT)
+
+
+def go_on_after_fork():
+    """After a fork, in the parent."""
+    try:
+        _at_work.release()
+    except RuntimeError:
+        # It wasn't acquired in time.
+        pass
+
+
 def forget():
     """After a fork, in the child: there's no thread."""
-    global _inbox, _lock, _thread, _exit_arranged
+    global _inbox, _lock, _at_work, _turn, _thread, _exit_arranged
     _exit_arranged = False
     _inbox = queue.SimpleQueue()
     _lock = threading.Lock()
+    _at_work = threading.RLock()
+    _turn = threading.RLock()
     _thread = None
 
 
@@ -141,8 +168,12 @@ def _retire():
 
 def _guarded(step, *args):
     """Run a step. One pool's trouble must not end the others' maintenance."""
+    with _turn:
+        _at_work.acquire()
     try:
         return step(*args)
     except Exception:
         logger.exception("Maintenance of a connection pool failed.")
         return 1.0
+    finally:
+        _at_work.release()

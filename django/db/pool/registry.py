@@ -298,5 +298,9 @@ def arrange_exit():
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget)
+    os.register_at_fork(
+        before=maintenance.pause_for_fork,
+        after_in_parent=maintenance.go_on_after_fork,
+        after_in_child=_forget,
+    )
 atexit.register(_close_at_exit)

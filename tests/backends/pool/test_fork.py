@@ -355,6 +355,104 @@ class ForkTests(PooledTestCase):
         self.assertNotEqual(run_in_child(child), before)
         self.assertEqual(self.name_session(), before)
 
+    def maintain(self, step):
+        """Have the maintenance thread run a step."""
+        maintenance.wake()
+        maintenance.put(step, None)
+
+    def test_parent_opens_connections(self):
+        """
+        The child doesn't find the locks of a driver's library held by the
+        parent's maintenance thread, as SQLite's are in the middle of an
+        open().
+        """
+        pooling = self.wrapper.pool.pooling
+        opened, ended = [], threading.Event()
+        goes_on = True
+
+        def open_some(_):
+            for _ in range(20):
+                connection, _ = pooling.open(SOON)
+                pooling.close(connection)
+            opened.append(1)
+            if goes_on:
+                self.maintain(open_some)
+            else:
+                ended.set()
+
+        self.maintain(open_some)
+        try:
+            for _ in range(20):
+                count = len(opened)
+                run_in_child(self.name_session)
+                wait_until(lambda: len(opened) > count)
+        finally:
+            goes_on = False
+        self.assertIs(ended.wait(SOON), True)
+
+    def test_parent_is_maintaining(self):
+        """A fork waits for the end of the maintenance thread's step."""
+        begun, forking, ended = threading.Event(), threading.Event(), []
+
+        class Lock:
+            lock = threading.RLock()
+
+            def acquire(self, timeout=-1):
+                if begun.is_set():
+                    forking.set()
+                return self.lock.acquire(timeout=timeout)
+
+            def release(self):
+                self.lock.release()
+
+        def step(_):
+            begun.set()
+            if forking.wait(SOON):
+                ended.append("in time")
+
+        with (
+            mock.patch.object(maintenance, "_at_work", Lock()),
+            mock.patch.object(maintenance, "FORK_TIMEOUT", SOON),
+        ):
+            self.maintain(step)
+            self.assertIs(begun.wait(SOON), True)
+            self.assertEqual(run_in_child(lambda: ended), ["in time"])
+
+    def test_parent_is_maintaining_for_long(self):
+        """A fork doesn't wait for a server that doesn't answer."""
+        begun, go_on, ended = threading.Event(), threading.Event(), []
+
+        def step(_):
+            begun.set()
+            if go_on.wait(SOON):
+                ended.append("in time")
+
+        self.maintain(step)
+        self.assertIs(begun.wait(SOON), True)
+        with (
+            mock.patch.object(maintenance, "FORK_TIMEOUT", 0),
+            mock.patch("sys.unraisablehook") as ignored,
+        ):
+            self.assertEqual(run_in_child(lambda: ended), [])
+        ignored.assert_not_called()
+        go_on.set()
+        wait_until(lambda: ended)
+        self.assertEqual(run_in_child(lambda: ended), ["in time"])
+
+    def test_fork_in_maintenance(self):
+        """A receiver of connection_created, for instance, starts a process."""
+        names = []
+
+        def child():
+            return self.name_session(self.wrapper.copy())
+
+        with mock.patch.object(maintenance, "FORK_TIMEOUT", 2 * SOON):
+            self.maintain(lambda _: names.append(run_in_child(child)))
+            wait_until(lambda: names)
+        # And the thread goes on.
+        self.maintain(names.append)
+        wait_until(lambda: None in names)
+
     def test_pool_closed_while_in_use(self):
         before = self.name_session()
         self.wrapper.close_pool()
