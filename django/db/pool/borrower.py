@@ -12,7 +12,11 @@ from contextlib import contextmanager
 
 from django.db.async_routing import current_operation, note_reference
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.base.pooling import SHORTEST_LIMIT, count_references
+from django.db.backends.base.pooling import (
+    SHORTEST_LIMIT,
+    Aftermath,
+    count_references,
+)
 from django.db.backends.base.statements import SESSION
 from django.db.backends.utils import CursorWrapper
 
@@ -70,6 +74,10 @@ def _may_be_open(handle):
 
 class Borrower:
     """What a wrapper knows of its pool, and the lease that it holds."""
+
+    # Whether make_clean() may wait for the server: not on the way of whoever
+    # gives back.
+    may_wait = False
 
     def __init__(self, wrapper):
         self.pool = None
@@ -273,6 +281,7 @@ class Borrower:
         if self.per_statement:
             self.policy.end(self, wrapper)
         clean = dirty = False
+        left = None
         try:
             if self.handles:
                 self._end_handles()
@@ -291,7 +300,7 @@ class Borrower:
                 ):
                     clean, dirty = True, self.reset_always
                 else:
-                    clean, dirty = self._make_clean(wrapper, session)
+                    clean, dirty, left = self._make_clean(wrapper, session)
         except Exception as e:
             # The borrower has done its work. That its connection can't be
             # used any more is no trouble of its.
@@ -314,20 +323,28 @@ class Borrower:
                 if lease is not None:
                     pool.discard(lease, UNCLEAN)
             elif dirty:
-                pool.release_dirty(lease)
+                pool.release_dirty(lease, left)
             else:
                 pool.release(lease)
 
     def _make_clean(self, wrapper, session):
         """
-        Return whether a connection is fit for its next borrower, and whether
-        its session has to be reset before.
+        Return whether a connection is fit for its next borrower, whether it
+        needs something done before, and its Aftermath if that's more than a
+        reset of its session.
         """
         pooling = self.pool.pooling
-        clean = pooling.make_clean(wrapper, self) and not self.is_held(wrapper, session)
+        clean = pooling.make_clean(wrapper, self)
+        if clean is None:
+            must_reset = None if self.reset == "auto" else self.reset_always
+            left = Aftermath(wrapper, self, must_reset)
+            return not self.is_held(wrapper, session), True, left
+        clean = clean and not self.is_held(wrapper, session)
         if self.reset == "auto":
-            return clean, clean and pooling.needs_reset(wrapper, session, self.traces)
-        return clean, self.reset_always
+            dirty = clean and pooling.needs_reset(wrapper, session, self.traces)
+        else:
+            dirty = self.reset_always
+        return clean, dirty, None
 
     def is_held(self, wrapper, session):
         """

@@ -9,6 +9,7 @@ the first pool that has a connection and ends when none has any.
 import logging
 import queue
 import threading
+import time
 
 logger = logging.getLogger("django.db.pool")
 
@@ -25,10 +26,15 @@ _at_work = threading.RLock()
 # keep out a thread that forks.
 _turn = threading.RLock()
 _thread = None
+# When the present step began, on time.monotonic()'s clock, None between steps.
+_begun = None
 _exit_arranged = False
 
 # The longest sleep in seconds, whatever is due.
 LONGEST_SLEEP = 3600.0
+
+# After how many seconds in one step the thread is held to be late.
+LATE = 0.1
 
 # For how many seconds a fork waits for a step that waits for a server.
 FORK_TIMEOUT = 1.0
@@ -40,6 +46,12 @@ def put(step, argument):
     as long as any pool has a connection.
     """
     _inbox.put((step, argument))
+
+
+def is_late():
+    """Return whether the thread has been waiting for something for long."""
+    begun = _begun
+    return begun is not None and time.monotonic() - begun > LATE
 
 
 def wake():
@@ -102,13 +114,13 @@ def go_on_after_fork():
 
 def forget():
     """After a fork, in the child: there's no thread."""
-    global _inbox, _lock, _at_work, _turn, _thread, _exit_arranged
+    global _inbox, _lock, _at_work, _turn, _thread, _begun, _exit_arranged
     _exit_arranged = False
     _inbox = queue.SimpleQueue()
     _lock = threading.Lock()
     _at_work = threading.RLock()
     _turn = threading.RLock()
-    _thread = None
+    _thread = _begun = None
 
 
 def _run():
@@ -168,12 +180,15 @@ def _retire():
 
 def _guarded(step, *args):
     """Run a step. One pool's trouble must not end the others' maintenance."""
+    global _begun
     with _turn:
         _at_work.acquire()
+    _begun = time.monotonic()
     try:
         return step(*args)
     except Exception:
         logger.exception("Maintenance of a connection pool failed.")
         return 1.0
     finally:
+        _begun = None
         _at_work.release()

@@ -11,6 +11,7 @@ import random
 import sys
 import threading
 import time
+from functools import partial
 
 from . import maintenance
 from .exceptions import PoolClosed, PoolTimeout
@@ -21,10 +22,12 @@ from .queueing import QueueMixin, without_frames
 from .state import (
     BROKEN,
     DEAD,
+    DIRTY,
     IDLE,
     LEASED,
     OPENING,
     RESETTING,
+    UNCLEAN,
     PoolState,
     Slot,
 )
@@ -231,11 +234,13 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             with self._lock:
                 counters.count_held()
 
-    def release_dirty(self, lease):
+    def release_dirty(self, lease, left=None):
         """
         Give back a connection whose session has to be reset first: at once if
         somebody waits or nothing else is idle, else by the maintenance thread.
         Returns and raises as release() does.
+
+        left: an Aftermath if there's more to do, see reset_in_time().
         """
         state = self._state
         with self._lock:
@@ -243,24 +248,29 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
                 return False
             state.start_reset(slot, self._clock())
             can_spare = state.idle and not state.waiters
-        if can_spare:
-            maintenance.put(self.reset, slot)
+        # A transaction holds locks: it mustn't be left to a thread that waits
+        # for some other server.
+        if can_spare and not (left is not None and maintenance.is_late()):
+            maintenance.put(partial(self.reset, slot), left)
         else:
-            self.reset(slot)
+            self.reset(slot, left)
         return True
 
-    def reset(self, slot):
+    def reset(self, slot, left=None):
         """Reset the session of a connection taken out for it."""
         how = self.options.reset if callable(self.options.reset) else None
         succeeded = False
         try:
-            succeeded = self.pooling.reset_in_time(slot.connection, slot.session, how)
+            succeeded = self.pooling.reset_in_time(
+                slot.connection, slot.session, how, left
+            )
         except Exception as e:
             logger.debug("Resetting a connection of pool %r: %s", self.name, e)
         finally:
+            reason = DIRTY if left is None or left.is_over else UNCLEAN
             with self._lock:
                 if slot.status is RESETTING:
-                    self._state.end_reset(slot, succeeded, self._clock())
+                    self._state.end_reset(slot, succeeded, self._clock(), reason)
                     self._wake()
             self.close_condemned()
 

@@ -394,13 +394,13 @@ class PoolState:
         slot.owner = None
         self.resetting += 1
 
-    def end_reset(self, slot, succeeded, now):
-        """Note that a reset has ended."""
+    def end_reset(self, slot, succeeded, now, reason=DIRTY):
+        """Note that a reset has ended, and why it failed, if it did."""
         self.resetting -= 1
         if succeeded:
             self._put(slot, now)
         else:
-            self._condemn(slot, DIRTY)
+            self._condemn(slot, reason)
             # It may have been what the line was patient for.
             self.dispatch(now)
 

@@ -363,7 +363,8 @@ class CloseTests(LifeTestCase):
         ):
             # It's tried again soon.
             self.assertEqual(maintenance._maintain_all(), 1.0)
-        good.maintain.assert_called_once()
+        # Perhaps by the thread, too.
+        good.maintain.assert_called()
         self.assertIn("ZeroDivisionError", logs.output[0])
 
     def test_maintenance_has_no_connection_of_its_own(self):

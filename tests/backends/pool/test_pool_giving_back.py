@@ -200,7 +200,7 @@ class GivingBackTests(PoolTestCase):
         pool = make_pool(max_size=1)
         pool.release(borrow(pool))
 
-        def reset_in_time(connection, session, how):
+        def reset_in_time(connection, session, how, left):
             pool.reclaim_lost()
             return True
 

@@ -335,7 +335,7 @@ class ResetCallableTests(SessionTestCase):
             mock.patch.object(
                 type(self.wrapper.pool.pooling),
                 "reset_in_time",
-                lambda pooling, connection, session, how=None: (
+                lambda pooling, connection, session, how=None, left=None: (
                     self.block(connection) or True
                 ),
             )

@@ -68,6 +68,39 @@ class Session:
         self.references = references
 
 
+class Aftermath:
+    """
+    How a wrapper left a connection that can't be made clean without an answer
+    of the server. Stands for its Borrower when make_clean() is called again.
+
+    must_reset: whether its session has to be reset afterwards, None if that's
+        to be found out then.
+    attributes: those of the wrapper that make_clean() reads.
+    is_over: whether it was made clean.
+    """
+
+    __slots__ = (
+        "traces",
+        "interrupted",
+        "autocommit",
+        "must_reset",
+        "attributes",
+        "is_over",
+    )
+    may_wait = True
+
+    def __init__(self, wrapper, borrower, must_reset):
+        self.traces = borrower.traces
+        self.interrupted = borrower.interrupted
+        self.autocommit = borrower.autocommit
+        self.must_reset = must_reset
+        self.attributes = {
+            "autocommit": wrapper.autocommit,
+            "errors_occurred": wrapper.errors_occurred,
+        }
+        self.is_over = False
+
+
 class BaseDatabasePooling:
     """
     Encapsulate backend-specific differences pertaining to pooled connections.
@@ -92,6 +125,9 @@ class BaseDatabasePooling:
     # module that they are in.
     initializing_methods = ()
     backend_module = None
+
+    # Whether a rollback waits for a server.
+    has_server = True
 
     # Seconds that a reset may take before the connection is given up.
     reset_timeout = 5.0
@@ -357,9 +393,11 @@ class BaseDatabasePooling:
     def make_clean(self, wrapper, borrower):
         """
         Bring a wrapper's connection back to the state in which it was
-        borrowed. Return False if that can't be done.
+        borrowed. Return False if that can't be done, None if it takes an
+        answer of the server and isn't to wait.
 
-        borrower: says what happened to the connection meanwhile.
+        borrower: says what happened to the connection meanwhile, and whether
+            this may_wait.
         """
         connection = wrapper.connection
         in_transaction = self.in_transaction(connection)
@@ -368,10 +406,13 @@ class BaseDatabasePooling:
                 # Nobody knows whether an answer is still to be read.
                 return False
             in_transaction = borrower.traces & TRANSACTION or not wrapper.autocommit
-        if in_transaction:
-            self.rollback(connection)
-        if wrapper.errors_occurred and not wrapper.is_usable():
-            return False
+        if in_transaction or wrapper.errors_occurred:
+            if self.has_server and not borrower.may_wait:
+                return None
+            if in_transaction:
+                self.rollback(connection)
+            if wrapper.errors_occurred and not wrapper.is_usable():
+                return False
         if wrapper.autocommit is not borrower.autocommit:
             wrapper._set_autocommit(borrower.autocommit)
         return True
@@ -434,13 +475,15 @@ class BaseDatabasePooling:
         """
         return False
 
-    def reset_in_time(self, connection, session, how=None):
+    def reset_in_time(self, connection, session, how=None, left=None):
         """
         Reset a connection that nobody uses within a time limit. Return
         whether that worked.
 
         how: a callable that takes the driver's connection, in place of
             reset().
+        left: an Aftermath if it has to be made clean first. Its session is
+            only reset if need be then.
         """
         wrapper = self.make_wrapper()
         wrapper.connection = connection
@@ -449,17 +492,29 @@ class BaseDatabasePooling:
             wrapper.__dict__.update(session.attributes)
         try:
             with self.time_limit(connection, self.reset_timeout) as limit:
-                if how is None:
-                    with self.as_the_alias(wrapper):
-                        succeeded = self.reset(wrapper, session)
-                else:
-                    how(connection)
-                    if self.in_transaction(connection) is not False:
-                        self.rollback(connection)
-                    succeeded = True
+                succeeded = self._reset(wrapper, session, how, left)
         finally:
             wrapper.connection = None
         return succeeded and not limit.exceeded
+
+    def _reset(self, wrapper, session, how, left):
+        if left is not None:
+            wrapper.__dict__.update(left.attributes)
+            left.is_over = self.make_clean(wrapper, left)
+            if not left.is_over:
+                return False
+            must_reset = left.must_reset
+            if must_reset is None:
+                must_reset = self.needs_reset(wrapper, session, left.traces)
+            if not must_reset:
+                return True
+        if how is None:
+            with self.as_the_alias(wrapper):
+                return self.reset(wrapper, session)
+        how(wrapper.connection)
+        if self.in_transaction(wrapper.connection) is not False:
+            self.rollback(wrapper.connection)
+        return True
 
     @contextmanager
     def as_the_alias(self, wrapper):

@@ -60,6 +60,7 @@ def count_changes(connection_class):
 
 
 class DatabasePooling(BaseDatabasePooling):
+    has_server = False
     wrapper_attributes = ("init_commands", "transaction_mode")
     statement_judge = StatementJudge(
         ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"],
