@@ -69,8 +69,18 @@ class Contended(Workload):
         ("least jain", "least Jain", 2),
         ("starved", "starved", 0),
         ("cpu", "CPU us", 2),
+        ("switches", "switches", 1),
     ]
     ratio = "throughput"
+    about = (
+        "Switches are those of threads, by the operating system, in the time of a "
+        "use. Where a connection is held for a moment, a pool that serves in order "
+        "wakes a thread for each use. That thread sleeps again until it gets the "
+        "interpreter's lock, as the one does that gave the connection back: this is "
+        "where the time goes. Those that take few switches serve some threads and "
+        "let the others starve. The longest waits, when looked at, fell into the "
+        "same few milliseconds for all threads: the machine did something else."
+    )
     # Of all rounds, instead of their median.
     extreme = {"least jain": min, "max": max, "starved": max}
 

@@ -38,7 +38,10 @@ class Leases(Workload):
         "wait for something else. The other rivals hold theirs until the request "
         "ends, or leave it to PgBouncer, to which each thread keeps a connection. "
         "What such a lease costs a query is measured within one process, in batches "
-        f"of {BATCH} under this lease and the other by turns."
+        f"of {BATCH} under this lease and the other by turns. Each thread begins a "
+        "request when its last one ends, so that their mean latency is the number "
+        "of threads divided by the rate (Little's law). At the same rate, a lower "
+        "median means that others wait for longer: look at p99 as well."
     )
     columns = [
         ("rate", "requests/s", 0),
@@ -47,6 +50,7 @@ class Leases(Workload):
         ("failed", "failed", 0),
         ("peak", "at once", 0),
         ("client", "CPU ms of Django", 2),
+        ("switches", "switches", 1),
         ("wall", "wall us", 1),
         ("wall other", "under request", 1),
         ("wall ratio", "wall ratio", 3),

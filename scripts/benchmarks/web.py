@@ -66,6 +66,12 @@ class Requests(Workload):
     ]
     ratio = "rate"
     rounds = (2, 3)
+    about = (
+        "What a pool takes for a request is known from (d) and (l), and small "
+        "against the CPU time of all of it. Where connections last, rivals whose "
+        "CPU times are alike differ by how their threads met with each other and "
+        "with what else the machine did: look at the spread of the ratios."
+    )
 
     @staticmethod
     def scenario(database, interface, threads=THREADS):

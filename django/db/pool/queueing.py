@@ -113,10 +113,13 @@ class QueueMixin:
         would form, and last: each return would be handed to a sleeping
         thread, at the price of another switch, and each borrower find nothing
         and lie down. A line that there is goes away while none joins it.
+
+        But where uses turn out to be longer, that would only keep the thread
+        from its place.
         """
         for _ in range(MOST_NAPS):
             time.sleep(NAP)
-            if not self._state.waiters:
+            if not self._state.waiters or not self._uses_are_short():
                 break
         return self._clock()
 

@@ -5,7 +5,7 @@ import time
 from statistics import median
 
 from .setup import set_up_site
-from .timing import quantile, time_loop
+from .timing import count_switches, quantile, time_loop
 from .watch import Watcher
 
 # It has three queries.
@@ -53,12 +53,14 @@ def together(database, server, path, clients, each):
         await asyncio.gather(*[client(WARM_UP, 1) for _ in range(clients)])
         took.clear()
         failures.clear()
-        cpu, start = time.process_time(), time.perf_counter()
+        cpu, switches = time.process_time(), count_switches()
+        start = time.perf_counter()
         await asyncio.gather(*[client(path, each) for _ in range(clients)])
-        return time.process_time() - cpu, time.perf_counter() - start
+        total = time.perf_counter() - start
+        return time.process_time() - cpu, count_switches() - switches, total
 
     with Watcher(server) as watcher:
-        cpu, total = asyncio.run(run())
+        cpu, switches, total = asyncio.run(run())
     ordered = sorted(took)
     return {
         "rate": len(ordered) / total,
@@ -67,6 +69,7 @@ def together(database, server, path, clients, each):
         "failed": len(failures),
         "peak": watcher.peak,
         "client": cpu / max(1, len(ordered)) * 1e3,
+        "switches": switches / max(1, len(ordered)),
     }
 
 

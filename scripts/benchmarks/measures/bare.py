@@ -5,7 +5,7 @@ import time
 from statistics import median
 
 from .rivals import RIVALS, Opener
-from .timing import quantile, time_loop
+from .timing import count_switches, quantile, time_loop
 
 
 def cycle(rival, size, seconds):
@@ -70,12 +70,13 @@ def contend_once(pool, threads, hold, think, seconds):
     workers = [threading.Thread(target=work, args=[n]) for n in range(threads)]
     for worker in workers:
         worker.start()
-    cpu = time.process_time()
+    cpu, switches = time.process_time(), count_switches()
     end = clock() + seconds
     barrier.wait()
     for worker in workers:
         worker.join()
     cpu = time.process_time() - cpu
+    switches = count_switches() - switches
     total = sum(served)
     return {
         "throughput": total / seconds,
@@ -83,6 +84,7 @@ def contend_once(pool, threads, hold, think, seconds):
         "jain": jain(served),
         "starved": sum(count == 0 for count in served),
         "cpu": cpu / total * 1e6,
+        "switches": switches / total,
     }
 
 

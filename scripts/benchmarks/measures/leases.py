@@ -5,7 +5,7 @@ import time
 from statistics import median
 
 from .setup import set_up_site
-from .timing import quantile
+from .timing import count_switches, quantile
 from .watch import Watcher
 
 # Requests of each thread before the time starts: they open connections.
@@ -54,11 +54,13 @@ def serve(database, server, threads, pause, requests, seconds):
         worker.start()
     barrier.wait()
     with Watcher(server) as watcher:
-        cpu, begin = time.process_time(), clock()
+        cpu, switches = time.process_time(), count_switches()
+        begin = clock()
         barrier.wait()
         for worker in workers:
             worker.join()
         cpu = time.process_time() - cpu
+        switches = count_switches() - switches
     ordered = sorted(each for part in took for each in part)
     return {
         "rate": len(ordered) / (max(ended) - begin),
@@ -67,6 +69,7 @@ def serve(database, server, threads, pause, requests, seconds):
         "failed": sum(failures),
         "peak": watcher.peak,
         "client": cpu / max(1, len(ordered)) * 1e3,
+        "switches": switches / max(1, len(ordered)),
     }
 
 

@@ -67,6 +67,22 @@ class SleepTests(SimpleTestCase):
         waiter.since = waiter.patient_until = self.clock()
         self.assertEqual(self.count_naps(), queueing.MOST_NAPS)
 
+    def test_naps_end_when_a_use_was_long(self):
+        """Those who come now would be served before who naps."""
+        self.use(0)
+        waiters = self.pool._state.waiters
+        waiters[waiter := queueing._Waiter()] = None
+        waiter.since = waiter.patient_until = self.clock()
+        naps = []
+
+        def sleep(seconds):
+            naps.append(seconds)
+            if len(naps) == 2:
+                # As of a connection that's given back.
+                self.pool._state.last_use = queueing.NAP
+
+        self.assertEqual(self.count_naps(sleep), 2)
+
     def pauses(self, uses):
         """Return how often somebody pauses who borrows so many times."""
         idle = []
