@@ -57,10 +57,10 @@ def _find_stuck(ident):
     Return thread -> pool of those who wait without hope, empty if a given
     thread isn't one of them.
     """
-    stuck = _waiting.copy()
-    if not _is_hopeless(stuck[ident], stuck):
+    if not _is_hopeless(_waiting[ident], _waiting):
         # As good as always.
         return {}
+    stuck = _waiting.copy()
     # Whoever has a hope gives hope to those who wait for what it holds.
     while hopeful := [t for t, pool in stuck.items() if not _is_hopeless(pool, stuck)]:
         for thread in hopeful:

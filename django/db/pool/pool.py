@@ -218,7 +218,8 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
                 # The parent's, in a forked child.
                 return False
             self._wake()
-        self.close_condemned()
+        if self._state.to_close:
+            self.close_condemned()
         return True
 
     def _settle(self, now):

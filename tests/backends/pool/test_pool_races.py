@@ -151,15 +151,23 @@ class RaceTests(PoolTestCase):
         slots = [borrow(pool).end()]
 
         class Idle(deque):
+            def note_empty(self):
+                # Another thread releases, here of all places, for the second
+                # of two looks in vain.
+                if slots and state.idle_looks:
+                    state.give(slots.pop(), pool.now())
+                state.idle_looks += 1
+
+            def __bool__(self):
+                if is_empty := not len(self):
+                    self.note_empty()
+                return not is_empty
+
             def pop(self):
                 try:
                     return super().pop()
                 except IndexError:
-                    # Another thread releases, here of all places, for the
-                    # second of two looks in vain.
-                    if slots and state.idle_looks:
-                        state.give(slots.pop(), pool.now())
-                    state.idle_looks += 1
+                    self.note_empty()
                     raise
 
         state.idle_looks = 0
