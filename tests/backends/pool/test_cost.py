@@ -38,7 +38,7 @@ counts_instructions = unittest.skipUnless(
 # Calls of Python functions, and instructions by version, that a driver's
 # connection takes to be borrowed and given back.
 LIMITS = {
-    "psycopg": (11, {(3, 12): 485, (3, 13): 490}),
+    "psycopg": (11, {(3, 12): 485, (3, 13): 492}),
     "psycopg2": (17, {(3, 12): 535, (3, 13): 543}),
     "MySQLdb": (18, {(3, 12): 607, (3, 13): 612}),
     "pymysql": (21, {(3, 12): 621, (3, 13): 636}),
