@@ -218,8 +218,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
                 # The parent's, in a forked child.
                 return False
             self._wake()
-        if self._state.to_close:
-            self.close_condemned()
+        self.close_condemned()
         return True
 
     def _settle(self, now):

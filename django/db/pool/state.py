@@ -466,14 +466,13 @@ class PoolState:
         Serve the line from its head for as long as that's possible. Turn it
         away if nobody can be served during a pause.
         """
-        if now < self.retry_at and self.is_pausing(now):
+        if self.is_pausing(now):
             self._turn_away()
         # What give() kept before it could see the line.
         while self.waiters and (slot := self._pop_idle()) is not None:
             slot.status = LEASED
             self._put(slot, now)
-        # _may_open() would say so, too: most lines are those of a full pool.
-        while self.waiters and len(self.slots) < self.max_size:
+        while self.waiters:
             waiter = next(iter(self.waiters))
             if not self._may_open(waiter.patient_until, now):
                 return
