@@ -40,12 +40,12 @@ LATE = 0.1
 FORK_TIMEOUT = 1.0
 
 
-def put(step, argument):
+def put(step, *arguments):
     """
-    Have a callable called with an argument. Takes no lock. The thread exists
-    as long as any pool has a connection.
+    Have a callable called with some arguments. Takes no lock. The thread
+    exists as long as any pool has a connection.
     """
-    _inbox.put((step, argument))
+    _inbox.put((step, *arguments))
 
 
 def is_late():
@@ -84,7 +84,7 @@ def join(timeout):
     with _lock:
         if _thread is None:
             return
-        _inbox.put((done.set,))
+        put(done.set)
     done.wait(timeout)
 
 

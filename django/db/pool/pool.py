@@ -11,7 +11,6 @@ import random
 import sys
 import threading
 import time
-from functools import partial
 
 from . import maintenance
 from .exceptions import PoolClosed, PoolTimeout
@@ -251,7 +250,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         # A transaction holds locks: it mustn't be left to a thread that waits
         # for some other server.
         if can_spare and not (left is not None and maintenance.is_late()):
-            maintenance.put(partial(self.reset, slot), left)
+            maintenance.put(self.reset, slot, left)
         else:
             self.reset(slot, left)
         return True

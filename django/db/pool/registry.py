@@ -268,16 +268,15 @@ def _close_at_exit(**kwargs):
             leases.setdefault(borrower.pool, []).append(lease)
     # On the maintenance thread, for a driver may wait for its server. There's
     # no such thread if there's nothing to close.
-    for item in leases.items():
+    for pool, held in leases.items():
         # Threads that don't end before the process, daemons that is, go on.
-        item[0].is_left_behind = True
-        item[0].shut()
-        maintenance.put(_close_one_at_exit, item)
+        pool.is_left_behind = True
+        pool.shut()
+        maintenance.put(_close_one_at_exit, pool, held)
     maintenance.join(max(_exit_ends_at - time.monotonic(), 0))
 
 
-def _close_one_at_exit(item):
-    pool, leases = item
+def _close_one_at_exit(pool, leases):
     for lease in leases:
         pool.discard(lease, UNCLEAN)
     close_pool(pool)

@@ -631,7 +631,7 @@ class InterruptedReturnTests(PoolTestCase):
                 with (
                     # What the maintenance thread is given is done here.
                     mock.patch.object(
-                        maintenance, "put", lambda step, slot: step(slot)
+                        maintenance, "put", lambda step, *args: step(*args)
                     ),
                     # A Mock would remember the slot.
                     mock.patch(f"django.db.pool.{step}", interrupt),
