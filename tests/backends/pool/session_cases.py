@@ -5,11 +5,14 @@ import contextlib
 from django.db import DatabaseError
 from django.db.backends.signals import connection_created
 
-from .session_kinds import run
+from .session_kinds import is_postgresql, run
 from .utils import ALIAS, SOON, PooledTestCase
 
 
 class SessionTestCase(PooledTestCase):
+    # A statement that takes long.
+    sleep = "SELECT pg_sleep(30)" if is_postgresql else "SELECT SLEEP(30)"
+
     def setUp(self):
         super().setUp()
         self.use_pool(max_size=1, timeout=SOON)
@@ -32,6 +35,18 @@ class SessionTestCase(PooledTestCase):
                 run(wrapper, sql)
         finally:
             wrapper.close()
+
+    def end_session(self, session_id):
+        """
+        End a session that may have ended. While it sleeps, the server doesn't
+        notice that nobody is there any more.
+        """
+        if is_postgresql:
+            sql = f"SELECT pg_terminate_backend({session_id}, {SOON * 1000})"
+        else:
+            sql = f"KILL {session_id}"
+        with contextlib.suppress(DatabaseError):
+            self.execute_unpooled(sql)
 
     def create(self, what, sql):
         """Create something that's dropped in the end."""

@@ -6,7 +6,6 @@ any machine; one that makes it cheaper may lower the limits.
 
 import gc
 import sys
-import threading
 import tracemalloc
 import unittest
 from unittest import mock
@@ -20,7 +19,7 @@ from django.test import SimpleTestCase
 
 from .counting import Wire, steps_of
 from .fakes import Call, Clock, borrow, make_pool, wait_for_line, warm
-from .utils import ALIAS, SOON, PooledTestCase, wait_until
+from .utils import ALIAS, SOON, PooledTestCase, busy_maintenance, wait_until
 
 VERSION = sys.version_info[:2]
 # Where the numbers of instructions were counted.
@@ -392,24 +391,14 @@ class RoundTripTests(PooledTestCase):
         self.wrapper.ensure_connection()
         other.ensure_connection()
         other.close()
-        begun, go_on = threading.Event(), threading.Event()
-
-        def step(_):
-            begun.set()
-            go_on.wait(SOON)
-
         with mock.patch.object(maintenance, "LATE", SOON):
             for leave in (self.leave_transaction, self.leave_error):
                 with self.subTest(leave=leave.__name__):
                     leave()
-                    begun.clear()
-                    go_on.clear()
-                    maintenance.put(step, None)
-                    self.assertIs(begun.wait(SOON), True)
-                    self.assertEqual(self.trips_of(self.wrapper.close), 0)
-                    self.assertEqual(self.stats().resetting, 1)
-                    before = self.wire.trips
-                    go_on.set()
+                    with busy_maintenance():
+                        self.assertEqual(self.trips_of(self.wrapper.close), 0)
+                        self.assertEqual(self.stats().resetting, 1)
+                        before = self.wire.trips
                     wait_until(lambda: self.stats().idle == 2)
                     self.assertEqual(self.wire.trips - before, 1)
         self.assertEqual(self.wire.sessions, 2)

@@ -22,7 +22,14 @@ from django.db import (
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.pool import deadlock, maintenance, registry, watch
 
-from .utils import ALIAS, SOON, PooledTestCase, run_in_thread, wait_until
+from .utils import (
+    ALIAS,
+    SOON,
+    PooledTestCase,
+    busy_maintenance,
+    run_in_thread,
+    wait_until,
+)
 
 is_sqlite = connection.vendor == "sqlite"
 
@@ -358,7 +365,7 @@ class ForkTests(PooledTestCase):
     def maintain(self, step):
         """Have the maintenance thread run a step."""
         maintenance.wake()
-        maintenance.put(step, None)
+        maintenance.put(step)
 
     def test_parent_opens_connections(self):
         """
@@ -370,7 +377,7 @@ class ForkTests(PooledTestCase):
         opened, ended = [], threading.Event()
         goes_on = True
 
-        def open_some(_):
+        def open_some():
             for _ in range(20):
                 connection, _ = pooling.open(SOON)
                 pooling.close(connection)
@@ -394,24 +401,24 @@ class ForkTests(PooledTestCase):
         """A fork waits for the end of the maintenance thread's step."""
         begun, forking, ended = threading.Event(), threading.Event(), []
 
-        class Lock:
+        class Turn:
             lock = threading.RLock()
 
-            def acquire(self, timeout=-1):
+            def __enter__(self):
                 if begun.is_set():
                     forking.set()
-                return self.lock.acquire(timeout=timeout)
+                self.lock.acquire()
 
-            def release(self):
+            def __exit__(self, *exc_info):
                 self.lock.release()
 
-        def step(_):
+        def step():
             begun.set()
             if forking.wait(SOON):
                 ended.append("in time")
 
         with (
-            mock.patch.object(maintenance, "_at_work", Lock()),
+            mock.patch.object(maintenance, "_turn", Turn()),
             mock.patch.object(maintenance, "FORK_TIMEOUT", SOON),
         ):
             self.maintain(step)
@@ -420,24 +427,15 @@ class ForkTests(PooledTestCase):
 
     def test_parent_is_maintaining_for_long(self):
         """A fork doesn't wait for a server that doesn't answer."""
-        begun, go_on, ended = threading.Event(), threading.Event(), []
-
-        def step(_):
-            begun.set()
-            if go_on.wait(SOON):
-                ended.append("in time")
-
-        self.maintain(step)
-        self.assertIs(begun.wait(SOON), True)
         with (
+            busy_maintenance() as ended,
             mock.patch.object(maintenance, "FORK_TIMEOUT", 0),
             mock.patch("sys.unraisablehook") as ignored,
         ):
             self.assertEqual(run_in_child(lambda: ended), [])
         ignored.assert_not_called()
-        go_on.set()
         wait_until(lambda: ended)
-        self.assertEqual(run_in_child(lambda: ended), ["in time"])
+        self.assertEqual(run_in_child(lambda: ended), [True])
 
     def test_fork_in_maintenance(self):
         """A receiver of connection_created, for instance, starts a process."""
@@ -447,11 +445,11 @@ class ForkTests(PooledTestCase):
             return self.name_session(self.wrapper.copy())
 
         with mock.patch.object(maintenance, "FORK_TIMEOUT", 2 * SOON):
-            self.maintain(lambda _: names.append(run_in_child(child)))
+            self.maintain(lambda: names.append(run_in_child(child)))
             wait_until(lambda: names)
         # And the thread goes on.
-        self.maintain(names.append)
-        wait_until(lambda: None in names)
+        self.maintain(names.clear)
+        wait_until(lambda: not names)
 
     def test_pool_closed_while_in_use(self):
         before = self.name_session()

@@ -325,11 +325,11 @@ class CloseTests(LifeTestCase):
         """As a callable of the project's may have it."""
         self.query("SELECT 1")
         thread = maintenance._thread
-        maintenance.put(sys.exit, None)
+        maintenance.put(sys.exit)
         thread.join(SOON)
         self.assertIs(thread.is_alive(), False)
         called = threading.Event()
-        maintenance.put(lambda argument: called.set(), None)
+        maintenance.put(called.set)
         maintenance.wake()
         self.assertIs(called.wait(SOON), True)
 

@@ -9,7 +9,7 @@ from django.db.pool import maintenance
 
 from .session_cases import SessionTestCase
 from .session_kinds import is_postgresql, is_pymysql, run
-from .utils import ALIAS, SOON, wait_until
+from .utils import ALIAS, busy_maintenance, wait_until
 
 MAINTENANCE = "django-db-pool-maintenance"
 
@@ -166,20 +166,11 @@ class RollbackTests(SessionTestCase):
     def test_maintenance_is_late(self):
         """No lock is held while the thread waits for some other server."""
         self.start_with_a_spare()
-        begun, go_on = threading.Event(), threading.Event()
-        self.addCleanup(go_on.set)
-
-        def step(_):
-            begun.set()
-            go_on.wait(SOON)
-
         self.begin()
-        maintenance.put(step, None)
-        self.assertIs(begun.wait(SOON), True)
-        with mock.patch.object(maintenance, "LATE", 0.0):
+        with busy_maintenance(), mock.patch.object(maintenance, "LATE", 0.0):
             self.wrapper.close()
-        self.assertEqual(self.threads, [threading.current_thread().name])
-        self.assertEqual(self.stats().idle, 2)
+            self.assertEqual(self.threads, [threading.current_thread().name])
+            self.assertEqual(self.stats().idle, 2)
 
     def test_failure(self):
         for error in (ValueError, DatabaseError):
@@ -225,11 +216,10 @@ class RollbackTests(SessionTestCase):
                 start()
                 self.begin()
                 session_id = self.session_id()
-                sleep = "SELECT pg_sleep(30)" if is_postgresql else "SELECT SLEEP(30)"
 
                 def rollback(connection):
                     with connection.cursor() as cursor:
-                        cursor.execute(sleep)
+                        cursor.execute(self.sleep)
 
                 with (
                     mock.patch.object(pooling_class, "reset_timeout", 0.05),
@@ -239,13 +229,3 @@ class RollbackTests(SessionTestCase):
                     wait_until(lambda: not self.stats().resetting)
                 self.assertEqual(self.stats().closed, {"unclean": 1})
                 self.end_session(session_id)
-
-    def end_session(self, session_id):
-        """The server doesn't notice that nobody is there any more."""
-        unpooled = self.unpooled()
-        if is_postgresql:
-            sql = "SELECT pg_terminate_backend(%s, %s)"
-            self.query(sql, [session_id, SOON * 1000], unpooled)
-        else:
-            self.query("KILL %s", [session_id], unpooled)
-        unpooled.close()

@@ -9,7 +9,7 @@ import time
 import unittest
 from unittest import mock
 
-from django.db import DatabaseError, connection, connections, transaction
+from django.db import connection, connections, transaction
 
 from ..models import Square
 from .session_cases import SessionTestCase
@@ -508,8 +508,6 @@ class TwoPhaseTests(SessionTestCase):
 class SlowResetTests(SessionTestCase):
     """A reset that takes too long is given up, along with its connection."""
 
-    sleep = "SELECT pg_sleep(30)" if is_postgresql else "SELECT SLEEP(30)"
-
     def setUp(self):
         super().setUp()
         self.enterContext(
@@ -526,14 +524,6 @@ class SlowResetTests(SessionTestCase):
         self.assertEqual(self.stats().closed, {"not reset": 1})
         self.assertEqual(run(self.other, "SELECT 1"), (1,))
         self.assertNotEqual(self.session_id(self.other), session_id)
-
-    def end_session(self, session_id):
-        if is_postgresql:
-            sql = f"SELECT pg_terminate_backend({session_id}, {SOON * 1000})"
-        else:
-            sql = f"KILL {session_id}"
-        with contextlib.suppress(DatabaseError):
-            self.execute_unpooled(sql)
 
     @contextlib.contextmanager
     def assertNotLasting(self):

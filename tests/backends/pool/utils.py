@@ -1,5 +1,6 @@
 """What the tests of pooled database wrappers share."""
 
+import contextlib
 import copy
 import os
 import pickle
@@ -14,6 +15,7 @@ from pathlib import Path
 from unittest import mock
 
 from django.db import connection, connections
+from django.db.pool import maintenance
 from django.test import SimpleTestCase
 
 ALIAS = "pooled"
@@ -104,6 +106,29 @@ def wait_until(condition):
         if time.monotonic() > deadline:
             raise AssertionError("It didn't happen.")
         time.sleep(0)
+
+
+@contextlib.contextmanager
+def busy_maintenance():
+    """
+    Keep the maintenance thread in a step during the block. The value is a
+    list that isn't empty any more after the step.
+    """
+    begun, go_on, ended = threading.Event(), threading.Event(), []
+
+    def step():
+        begun.set()
+        go_on.wait(SOON)
+        ended.append(True)
+
+    maintenance.wake()
+    maintenance.put(step)
+    try:
+        if not begun.wait(SOON):
+            raise AssertionError("The maintenance thread doesn't come to it.")
+        yield ended
+    finally:
+        go_on.set()
 
 
 class FakeClock:
