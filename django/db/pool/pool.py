@@ -73,9 +73,6 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
     # Whether those who wait go on to another pool when it's closed: its alias
     # has other settings now, or the process is about to end.
     is_left_behind = False
-    # Until when there are held to be more borrowers than connections, because
-    # one has found all of them in use.
-    crowded_until = 0.0
 
     def __init__(self, options, pooling, clock=time.monotonic):
         self.options = options
@@ -176,25 +173,23 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         whether the lease was ended by this call: one that had ended before is
         left alone. Raise ValueError if it's a lease of another pool.
         """
-        if lease.pool is not self:
-            self._refuse_lease(lease)
         try:
-            # As Lease.end() does, without the call.
+            # Lease.end(), without the call.
             slot = lease._slot
             del lease._slot
         except AttributeError:
             return False
         state = self._state
         now = self._clock()
-        # PoolState.give(), without the call.
+        # PoolState.give(), without the call. No other pool has this
+        # generation, so what's another pool's isn't kept either.
         if slot.generation != state.calm or now >= slot.expires_at:
-            return self._release(slot, now)
-        state.last_use = used = now - slot.leased_at
+            return self._release(lease, slot, now)
+        used = now - slot.leased_at
         if used < BRIEF:
-            slot.brief_uses = uses = slot.brief_uses + 1
+            slot.brief_uses += 1
             slot.brief_time += used
         else:
-            uses = 1
             self._note_use(used)
         slot.owner = None
         slot.status = IDLE
@@ -202,11 +197,16 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         state.idle.append(slot)
         if slot.generation != state.calm:
             self._settle(now)
-        if not uses & TURN and now < self.crowded_until:
-            self._end_turn()
+        if now < state.crowded_until:
+            state.last_use = used
+            if used < BRIEF and not slot.brief_uses & TURN:
+                self._end_turn()
         return True
 
-    def _release(self, slot, now):
+    def _release(self, lease, slot, now):
+        if lease.pool is not self:
+            lease._slot = slot
+            self._refuse_lease(lease)
         with self._lock:
             if slot.status is LEASED:
                 self._state.release(slot, now)

@@ -56,7 +56,7 @@ class QueueMixin:
         for listener in wait_listeners:
             listener()
         if timeout and len(state.slots) >= state.max_size:
-            self.crowded_until = now + CROWDED
+            state.crowded_until = now + CROWDED
             if self._uses_are_short():
                 now = self._nap()
         waiter = _Waiter()

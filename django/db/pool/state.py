@@ -34,6 +34,7 @@ These hold between any two calls:
 """
 
 from collections import OrderedDict, deque
+from itertools import count
 
 from .stats import Counters, bucket_of
 
@@ -82,6 +83,9 @@ NEVER = float("inf")
 
 # The generation of no connection.
 NOT_CALM = -1
+
+# Of all pools: a generation is one pool's alone.
+_generations = count()
 
 
 class Slot:
@@ -160,11 +164,14 @@ class PoolState:
         self.connecting = options.connecting
         self.random = random
         self.counters = Counters()
-        # Seconds of the last use of a connection.
+        # Until when there are held to be more borrowers than connections,
+        # because one has found all of them in use.
+        self.crowded_until = -NEVER
+        # Seconds of the last use of a connection, noted while it's crowded.
         self.last_use = NEVER
         self.closed = False
         # Connections of an older generation are not served any more.
-        self.generation = 0
+        self.generation = next(_generations)
         self.slots = set()
         # The one idle for the shortest time is at the right end.
         self.idle = deque()
@@ -508,7 +515,7 @@ class PoolState:
         Let no connection opened until now serve anybody again: the idle ones
         are closed, those in use when they come back.
         """
-        self.generation += 1
+        self.generation = next(_generations)
         self._note_calm()
         while (slot := self._pop_idle()) is not None:
             self._condemn(slot, reason)
@@ -525,7 +532,7 @@ class PoolState:
         """Serve nobody any more. Connections in use are closed on return."""
         self.closed = True
         # So that give() keeps nothing.
-        self.generation += 1
+        self.generation = next(_generations)
         self._note_calm()
         while (slot := self._pop_idle()) is not None:
             self._condemn(slot, POOL_CLOSED)

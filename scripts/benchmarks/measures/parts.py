@@ -32,15 +32,14 @@ ALONE = {
         "slot.status = IDLE"
     ),
     "how often and how long it's used": (
-        "slot.leased_at = now; state.last_use = used = now - slot.leased_at; "
-        "used < BRIEF; slot.brief_uses = uses = slot.brief_uses + 1; "
-        "slot.brief_time += used"
+        "slot.leased_at = now; used = now - slot.leased_at; used < BRIEF; "
+        "slot.brief_uses += 1; slot.brief_time += used"
     ),
     "waiters, pauses, drain(), close()": (
         "state = pool._state; slot.generation != state.calm; "
-        "slot.generation != state.calm; lease.pool is not pool"
+        "slot.generation != state.calm"
     ),
-    "fairness": "not uses & TURN and now < pool.crowded_until",
+    "fairness": "now < state.crowded_until",
 }
 
 # Of wrapper.ensure_connection() and wrapper.close().
@@ -67,7 +66,6 @@ def alone(part, seconds):
 
 def names_alone(pool):
     from django.db.pool.lease import Lease
-    from django.db.pool.pool import TURN
     from django.db.pool.state import IDLE, LEASED
     from django.db.pool.stats import BRIEF
 
@@ -89,8 +87,6 @@ def names_alone(pool):
         "state": state,
         "owner": None,
         "now": pool.now(),
-        "uses": 1,
-        "TURN": TURN,
         "IDLE": IDLE,
         "LEASED": LEASED,
         "BRIEF": BRIEF,

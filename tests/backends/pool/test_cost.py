@@ -37,11 +37,11 @@ counts_instructions = unittest.skipUnless(
 # Calls of Python functions, and instructions by version, that a driver's
 # connection takes to be borrowed and given back.
 LIMITS = {
-    "psycopg": (11, {(3, 12): 485, (3, 13): 492}),
-    "psycopg2": (17, {(3, 12): 535, (3, 13): 543}),
-    "MySQLdb": (18, {(3, 12): 607, (3, 13): 612}),
-    "pymysql": (21, {(3, 12): 621, (3, 13): 636}),
-    "sqlite3": (23, {(3, 12): 605, (3, 13): 620}),
+    "psycopg": (11, {(3, 12): 475, (3, 13): 482}),
+    "psycopg2": (17, {(3, 12): 527, (3, 13): 533}),
+    "MySQLdb": (18, {(3, 12): 597, (3, 13): 602}),
+    "pymysql": (21, {(3, 12): 611, (3, 13): 626}),
+    "sqlite3": (23, {(3, 12): 595, (3, 13): 610}),
 }
 
 
@@ -78,7 +78,7 @@ class BarePoolTests(SimpleTestCase):
 
     @counts_instructions
     def test_instructions(self):
-        limit = {(3, 12): 133, (3, 13): 122}[VERSION]
+        limit = {(3, 12): 123, (3, 13): 112}[VERSION]
         steps = steps_of(self.cycle)
         self.assertLessEqual(sum(steps.instructions.values()), limit, steps)
 

@@ -18,6 +18,10 @@ class SleepTests(SimpleTestCase):
         self.clock = Clock()
         self.pool = make_pool(max_size=1, clock=self.clock)
 
+    def use_in_a_crowd(self, seconds):
+        self.pool._state.crowded_until = self.clock() + seconds + 1
+        self.use(seconds)
+
     def use(self, seconds):
         lease = borrow(self.pool)
         self.clock.advance(seconds)
@@ -37,18 +41,20 @@ class SleepTests(SimpleTestCase):
         return naps.call_count
 
     def test_no_nap_without_experience(self):
+        # How long a use was is of no interest while there are enough.
+        self.use(0)
         self.assertEqual(self.count_naps(), 0)
 
     def test_a_nap_where_uses_are_short(self):
-        self.use(queueing.NAP / 2)
+        self.use_in_a_crowd(queueing.NAP / 2)
         self.assertEqual(self.count_naps(), 1)
 
     def test_no_nap_where_uses_are_long(self):
-        self.use(queueing.NAP * 2)
+        self.use_in_a_crowd(queueing.NAP * 2)
         self.assertEqual(self.count_naps(), 0)
 
     def test_nobody_joins_a_line_that_moves_fast(self):
-        self.use(0)
+        self.use_in_a_crowd(0)
         waiters = self.pool._state.waiters
         naps = []
 
@@ -61,7 +67,7 @@ class SleepTests(SimpleTestCase):
         self.assertEqual(self.count_naps(sleep), 3)
 
     def test_naps_end(self):
-        self.use(0)
+        self.use_in_a_crowd(0)
         waiters = self.pool._state.waiters
         waiters[waiter := queueing._Waiter()] = None
         waiter.since = waiter.patient_until = self.clock()
@@ -69,7 +75,7 @@ class SleepTests(SimpleTestCase):
 
     def test_naps_end_when_a_use_was_long(self):
         """Those who come now would be served before who naps."""
-        self.use(0)
+        self.use_in_a_crowd(0)
         waiters = self.pool._state.waiters
         waiters[waiter := queueing._Waiter()] = None
         waiter.since = waiter.patient_until = self.clock()
@@ -113,7 +119,7 @@ class SleepTests(SimpleTestCase):
             with mock.patch.object(
                 queueing.time, "sleep", side_effect=ZeroDivisionError
             ):
-                self.pool.crowded_until = self.clock() + 1
+                self.pool._state.crowded_until = self.clock() + 1
                 self.use(0.01)
 
     def test_who_looks_before_being_woken_learns_why_it_was_turned_away(self):
