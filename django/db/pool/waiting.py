@@ -32,13 +32,14 @@ class _Place:
     def wake(self):
         """Return whether anybody is there to be woken."""
         try:
-            self.loop.call_soon_threadsafe(self._wake)
+            self.loop.call_soon_threadsafe(self.end_wait)
         except RuntimeError:
             # Its event loop has been closed.
             return False
         return True
 
-    def _wake(self):
+    def end_wait(self):
+        """In its event loop, have whoever waits look whether it's served."""
         if not self.future.done():
             self.future.set_result(None)
 
@@ -89,13 +90,16 @@ class Line:
             place = _Place(asyncio.get_running_loop(), kept)
             self.places.append(place)
         begun = self._clock()
+        # Not asyncio.timeout(): it would cancel the task.
+        alarm = place.loop.call_later(timeout, place.end_wait)
         try:
-            # Not asyncio.timeout(): it would cancel the task.
-            await asyncio.wait([place.future], timeout=timeout)
+            await place.future
         except BaseException:
             self._leave_place(place)
             raise
-        if not place.future.done() and self._leave_place(place, keep=True):
+        finally:
+            alarm.cancel()
+        if self._leave_place(place, keep=True):
             raise PoolTimeout(
                 f"No worker was free within {timeout:g} s: {self.inside} operations "
                 f"are running, {len(self.places)} are waiting."

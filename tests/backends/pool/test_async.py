@@ -266,12 +266,12 @@ class OperationTests(AsyncPoolTestCase):
         """Served after its wait ended, before it looked."""
         line = waiting.Line()
         await line.enter(1, SOON, None)
-
-        async def wait(futures, timeout):
-            line.leave()
-
-        with mock.patch.object(waiting.asyncio, "wait", wait):
-            await line.enter(1, SOON, None)
+        task = asyncio.create_task(line.enter(1, SOON, None))
+        await asyncio.sleep(0)
+        # As at the deadline.
+        line.places[0].end_wait()
+        line.leave()
+        await task
         self.assertEqual((line.inside, len(line.places)), (1, 0))
 
     async def test_waiter_whose_loop_was_closed_is_passed_over(self):
