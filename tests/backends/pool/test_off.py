@@ -56,6 +56,24 @@ class OffTests(PooledTestCase):
         imported, threads = self.run_script(body)
         self.assertIn("django.db.pool.pool", imported)
 
+    def test_settings_that_ask_for_it(self):
+        """It's imported when they are read, not by a thread that connects."""
+        self.settings_dict["POOL"] = None
+        for settings, imported in (
+            ({}, False),
+            ({"OPTIONS": None}, False),
+            ({"POOL": True}, True),
+            ({"OPTIONS": {"pool": {"max_size": 2}}}, True),
+        ):
+            with self.subTest(settings):
+                lines = self.run_script(f"""
+                    from django.db.utils import ConnectionHandler
+                    assert "django.db.pool" not in sys.modules
+                    ConnectionHandler({{"default": {settings}}}).settings
+                    print("django.db.pool.borrower" in sys.modules)
+                """)
+                self.assertEqual(lines, [str(imported)])
+
     @unittest.skipUnless(connection.vendor == "sqlite", "SQLite tests")
     def test_in_memory(self):
         """Asked for, but not to be had: no thread either."""
