@@ -392,8 +392,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
 
     def may_open(self):
         """Return whether a connection more may be opened just now."""
-        state = self._state
-        return len(state.slots) < state.max_size and state.opening < state.connecting
+        return self._state.has_room()
 
     def is_locked(self):
         """Return whether the lock is held, by this thread for one."""

@@ -318,6 +318,13 @@ class PoolState:
         """
         return now < self.retry_at and len(self.slots) == self.opening + self.closing
 
+    def has_room(self):
+        """
+        Return whether the limits allow one more connect just now. It only
+        reads, so it may be called at any time, too.
+        """
+        return len(self.slots) < self.max_size and self.opening < self.connecting
+
     def is_short(self):
         """Return whether min_size asks for more connections."""
         return not self.closed and len(self.slots) - self.closing < self.min_size
@@ -329,8 +336,7 @@ class PoolState:
         if (
             not self.is_short()
             or self.waiters
-            or len(self.slots) >= self.max_size
-            or self.opening >= self.connecting
+            or not self.has_room()
             or now < self.retry_at
         ):
             return None
@@ -479,7 +485,7 @@ class PoolState:
         while self.waiters and (slot := self._pop_idle()) is not None:
             slot.status = LEASED
             self._put(slot, now)
-        while self.waiters:
+        while self.waiters and self.has_room():
             waiter = next(iter(self.waiters))
             if not self._may_open(waiter.patient_until, now):
                 return
@@ -614,8 +620,7 @@ class PoolState:
     def _may_open(self, patient_until, now):
         return (
             not self.closed
-            and len(self.slots) < self.max_size
-            and self.opening < self.connecting
+            and self.has_room()
             and not self.is_pausing(now)
             and (
                 patient_until <= now
