@@ -17,8 +17,18 @@ class _ThreadEnd:
     """Its destructor runs when its thread has ended, in that thread."""
 
     def __init__(self):
-        self.borrowers = weakref.WeakSet()
+        # Weak references. A WeakSet would take several times as long to look
+        # through, which is done before each wait for a connection.
+        self.references = set()
         self.ident = threading.get_ident()
+
+    def add(self, borrower):
+        self.references.add(weakref.ref(borrower, self.references.discard))
+
+    def borrowers(self):
+        """Return those that are still alive, as a list."""
+        alive = [reference() for reference in list(self.references)]
+        return [borrower for borrower in alive if borrower is not None]
 
     def __del__(self):
         # In a forked child, the other threads' destructors run in this one,
@@ -26,7 +36,7 @@ class _ThreadEnd:
         # run anywhere. In both cases the leases are taken back as abandoned.
         try:
             if threading.get_ident() == self.ident:
-                for borrower in list(self.borrowers):
+                for borrower in self.borrowers():
                     borrower.end_with_thread()
         except Exception:
             # The interpreter is shutting down, its modules are gone.
@@ -42,7 +52,7 @@ def end_with_thread(borrower):
         end = _thread_ends.end
     except AttributeError:
         end = _thread_ends.end = _ThreadEnd()
-    end.borrowers.add(borrower)
+    end.add(borrower)
 
 
 def _rest_in_thread():
@@ -53,7 +63,7 @@ def _rest_in_thread():
     """
     if (end := getattr(_thread_ends, "end", None)) is None:
         return
-    for borrower in list(end.borrowers):
+    for borrower in end.borrowers():
         if (
             borrower.lease is not None
             and borrower.per_statement
