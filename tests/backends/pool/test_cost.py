@@ -5,6 +5,7 @@ any machine; one that makes it cheaper may lower the limits.
 """
 
 import gc
+import itertools
 import sys
 import tracemalloc
 import unittest
@@ -45,6 +46,14 @@ LIMITS = {
 }
 
 
+def stopped_clock(now=0.0):
+    """
+    Return a clock that takes no instruction of Python, by which each use is a
+    brief one even if the machine does something else meanwhile.
+    """
+    return itertools.repeat(now).__next__
+
+
 class ForbiddenLock:
     """Stands in for a lock that must not be taken."""
 
@@ -61,7 +70,7 @@ class BarePoolTests(SimpleTestCase):
     """acquire() and release() while a connection is idle."""
 
     def setUp(self):
-        self.pool = make_pool(max_size=4)
+        self.pool = make_pool(stopped_clock(), max_size=4)
         warm(self.pool, 2)
         # Uses are counted up to now, so that there's room for some more.
         self.pool.stats()
@@ -84,7 +93,7 @@ class BarePoolTests(SimpleTestCase):
 
     @counts_calls
     def test_calls_do_not_depend_on_the_number_of_connections(self):
-        pool = make_pool(max_size=200)
+        pool = make_pool(stopped_clock(), max_size=200)
         warm(pool, 200)
         many = steps_of(lambda: pool.release(pool.acquire()))
         one = steps_of(lambda: self.pool.release(self.pool.acquire()))
@@ -260,7 +269,9 @@ class WrapperCostTests(PooledTestCase):
         self.wrapper.close()
         for _ in range(3):
             self.cycle()
-        steps = steps_of(self.cycle)
+        pool = self.wrapper.pool
+        with mock.patch.object(pool, "_clock", stopped_clock(pool.now())):
+            steps = steps_of(self.cycle)
         # Of the test case, which looks whether the database is allowed.
         patched = "SimpleTestCase.ensure_connection_patch_method"
         steps.functions = [n for n in steps.functions if not n.startswith(patched)]
