@@ -75,10 +75,7 @@ def _is_hopeless(pool, stuck):
     Return whether a pool's connections are all held, or being opened, by
     threads stuck.
     """
-    slots = pool.slots()
-    if pool.closed or pool.may_open():
-        return False
-    for slot in slots:
+    for slot in pool.slots():
         # It may change hands just now: the owner is unknown meanwhile.
         holding = holding_of(slot.owner)
         if (
@@ -88,7 +85,7 @@ def _is_hopeless(pool, stuck):
             or holding.ident not in stuck
         ):
             return False
-    return True
+    return not pool.closed and not pool.may_open()
 
 
 def _describe(pool, ident, stuck):

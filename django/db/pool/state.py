@@ -219,9 +219,11 @@ class PoolState:
         Return a slot: LEASED with a connection, or OPENING as the permit to
         open one. Return None if neither can be had at once.
         """
+        if self.waiters:
+            return None
         if (slot := self.acquire_idle(now)) is not None:
             return slot
-        if not self.waiters and self._may_open(now + self._patience(), now):
+        if self._may_open(now + self._patience(), now):
             return self._new_slot(now)
         return None
 
