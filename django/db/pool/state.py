@@ -656,8 +656,9 @@ class PoolState:
             slot.owner = None
             slot.status = LEASED
             self._serve(next(iter(self.waiters)), slot, now)
-            # The next in line may have less patience.
-            self.dispatch(now)
+            if self.has_room():
+                # The next in line may have less patience.
+                self.dispatch(now)
         else:
             slot.owner = None
             slot.status = IDLE
@@ -666,7 +667,8 @@ class PoolState:
 
     def _serve(self, waiter, slot, now):
         del self.waiters[waiter]
-        self._note_calm()
+        if not self.waiters:
+            self._note_calm()
         waited = now - waiter.since
         self.counters.wait_buckets[bucket_of(waited)] += 1
         self.counters.wait_total += waited

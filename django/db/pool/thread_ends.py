@@ -25,19 +25,15 @@ class _ThreadEnd:
     def add(self, borrower):
         self.references.add(weakref.ref(borrower, self.references.discard))
 
-    def borrowers(self):
-        """Return those that are still alive, as a list."""
-        alive = [reference() for reference in list(self.references)]
-        return [borrower for borrower in alive if borrower is not None]
-
     def __del__(self):
         # In a forked child, the other threads' destructors run in this one,
         # and the connections are the parent's. A greenlet's destructor may
         # run anywhere. In both cases the leases are taken back as abandoned.
         try:
             if threading.get_ident() == self.ident:
-                for borrower in self.borrowers():
-                    borrower.end_with_thread()
+                for reference in list(self.references):
+                    if (borrower := reference()) is not None:
+                        borrower.end_with_thread()
         except Exception:
             # The interpreter is shutting down, its modules are gone.
             pass
@@ -63,9 +59,10 @@ def _rest_in_thread():
     """
     if (end := getattr(_thread_ends, "end", None)) is None:
         return
-    for borrower in end.borrowers():
+    for reference in list(end.references):
         if (
-            borrower.lease is not None
+            (borrower := reference()) is not None
+            and borrower.lease is not None
             and borrower.per_statement
             and not borrower.is_borrowing
             and (wrapper := borrower.wrapper()) is not None
