@@ -9,6 +9,7 @@ import copy
 import logging
 import math
 import os
+import select
 import socket
 import time
 import traceback
@@ -307,10 +308,11 @@ class BaseDatabasePooling:
         fileno = self.get_fileno(connection)
         if fileno is None:
             return None
-        # Not imported without a pool.
-        from .socket_probe import make_socket_probe
-
-        return make_socket_probe(fileno)
+        if not hasattr(select, "poll"):
+            return lambda: select.select([fileno], [], [], 0)[0]
+        poll = select.poll()
+        poll.register(fileno, select.POLLIN)
+        return partial(poll.poll, 0)
 
     def get_fileno(self, connection):
         """
