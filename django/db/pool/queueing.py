@@ -63,7 +63,7 @@ class QueueMixin:
         try:
             with self._lock:
                 if timeout:
-                    waiter.slot = state.acquire(now)
+                    waiter.slot = state.acquire(now, deadline)
                 else:
                     waiter.slot = state.acquire_idle(now)
                 # Decided with the lock held, for it may change at any time.
@@ -77,7 +77,7 @@ class QueueMixin:
                 elif state.is_pausing(now):
                     refusal = self._connect_error or PoolTimeout
                 else:
-                    refusal = None if state.wait(waiter, now) else PoolFull
+                    refusal = None if state.wait(waiter, now, deadline) else PoolFull
             if state.to_close:
                 self.close_condemned()
             if refusal is not None:

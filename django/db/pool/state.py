@@ -214,16 +214,18 @@ class PoolState:
         self.idle.append(slot)
         return None
 
-    def acquire(self, now):
+    def acquire(self, now, deadline=NEVER):
         """
         Return a slot: LEASED with a connection, or OPENING as the permit to
         open one. Return None if neither can be had at once.
+
+        deadline: when the borrower must have been served.
         """
         if self.waiters:
             return None
         if (slot := self.acquire_idle(now)) is not None:
             return slot
-        if self._may_open(now + self._patience(), now):
+        if self._may_open(now + self._patience(now, deadline), now):
             return self._new_slot(now)
         return None
 
@@ -237,16 +239,18 @@ class PoolState:
             self._condemn(slot, self._reason_not_to_keep(slot, now))
         return None
 
-    def wait(self, waiter, now):
+    def wait(self, waiter, now, deadline=NEVER):
         """
         Put a waiter in line. Return False if the line is full.
+
+        deadline: when it must have been served.
         """
         if len(self.waiters) >= self.max_waiting:
             self.counters.refused += 1
             return False
         waiter.since = waiter.patient_until = now
         if len(self.slots) < self.max_size:
-            waiter.patient_until += self._patience()
+            waiter.patient_until += self._patience(now, deadline)
         # Else nothing can be opened until a slot comes free, and then it's
         # time to: one connection less will come back.
         self.waiters[waiter] = None
@@ -569,7 +573,7 @@ class PoolState:
         self.last_use = used = now - slot.leased_at
         self.counters.note_use(slot, used)
 
-    def _patience(self):
+    def _patience(self, now, deadline):
         """
         Return how long a borrower waits for a connection in use before it may
         open another, in seconds.
@@ -579,8 +583,13 @@ class PoolState:
         open only then costs at most twice the time that the better choice
         would have cost, whatever happens (Karlin, Manasse, Rudolph and
         Sleator, "Competitive snoopy caching", 1988).
+
+        But the deadline must leave enough time for opening one, which may
+        take longer than of late.
         """
-        return self.open_time or 0.0 if self.max_waiting else 0.0
+        if self.open_time is None or not self.max_waiting:
+            return 0.0
+        return max(0.0, min(self.open_time, deadline - now - 2 * self.open_time))
 
     def _turn_away(self):
         """Wake all waiters without a slot."""

@@ -191,6 +191,15 @@ class LineTests(PoolTestCase):
         once_in_line(pool, lambda: clock.advance(BRIEF))
         self.assertIsNone(pool.acquire(timeout=60).connection)
 
+    def test_patience_does_not_use_up_the_timeout(self):
+        clock = Clock()
+        pool = make_pool(clock=clock, max_size=2)
+        lease = pool.acquire()
+        clock.advance(0.1)
+        pool.opened(lease, object())
+        # No time passes: it would wait forever.
+        self.assertIsNone(pool.acquire(timeout=0.1).connection)
+
     def test_line_is_bounded(self):
         pool = make_pool(max_size=1, max_waiting=1)
         lease = borrow(pool)

@@ -284,6 +284,21 @@ class PatienceTests(SimpleTestCase):
         state.dispatch(waiter.patient_until)
         self.assertEqual((waiter.patient_until, waiter.slot.status), (4.0, OPENING))
 
+    def test_patience_leaves_time_to_open_before_the_deadline(self):
+        for deadline, patient_until in (
+            (60.0, 4.0),
+            (7.0, 3.0),
+            (6.0, 2.0),
+            (3.0, 2.0),
+        ):
+            with self.subTest(deadline=deadline):
+                waiter = Waiter()
+                self.make_state().wait(waiter, 2.0, deadline)
+                self.assertEqual(waiter.patient_until, patient_until)
+                self.assertIs(waiter.served, patient_until == 2.0)
+                slot = self.make_state().acquire(2.0, deadline)
+                self.assertIs(slot is not None, patient_until == 2.0)
+
     def test_with_no_connection_there_is_nothing_to_wait_for(self):
         state = self.make_state()
         state.discard(next(iter(state.slots)), BROKEN, 2.0)
