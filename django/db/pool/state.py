@@ -491,7 +491,7 @@ class PoolState:
         while self.waiters and (slot := self._pop_idle()) is not None:
             slot.status = LEASED
             self._put(slot, now)
-        while self.waiters and self.has_room():
+        while self.waiters:
             waiter = next(iter(self.waiters))
             if not self._may_open(waiter.patient_until, now):
                 return
