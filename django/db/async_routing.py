@@ -37,11 +37,16 @@ def _pool_settings(settings_dict):
     return value
 
 
-def has_pools():
-    """Return whether any database has a pool."""
+def has_pools(databases=None):
+    """
+    Return whether any database has a pool, of those given or of all that there
+    are: their settings by alias.
+    """
+    if databases is None:
+        databases = connections.settings
     return any(
         _pool_settings(settings_dict) not in (None, False)
-        for settings_dict in connections.settings.values()
+        for settings_dict in databases.values()
     )
 
 

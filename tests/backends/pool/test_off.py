@@ -63,6 +63,8 @@ class OffTests(PooledTestCase):
             ({}, False),
             ({"OPTIONS": None}, False),
             ({"POOL": True}, True),
+            ({"POOL": {}}, True),
+            ({"POOL": False, "OPTIONS": {"pool": {"max_size": 2}}}, False),
             ({"OPTIONS": {"pool": {"max_size": 2}}}, True),
         ):
             with self.subTest(settings):
