@@ -10,6 +10,8 @@ import threading
 import weakref
 from contextlib import contextmanager
 
+# Needed by the first to connect, too late for a process that forks meanwhile.
+import django.db.backends.dummy.base  # NOQA: F401
 from django.db.async_routing import current_operation, note_reference
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.pooling import (
