@@ -76,6 +76,20 @@ class OffTests(PooledTestCase):
                 """)
                 self.assertEqual(lines, [str(imported)])
 
+    def test_first_connection(self):
+        """It leaves nothing of the pool's to be imported amid a fork."""
+        self.settings_dict["POOL"] = True
+        (imported,) = self.run_script("""
+            connection.vendor
+            before = set(sys.modules)
+            connection.ensure_connection()
+            query("SELECT 1")
+            connection.close()
+            new = set(sys.modules) - before
+            print(sorted(name for name in new if name.startswith("django")))
+        """)
+        self.assertEqual(imported, "[]")
+
     @unittest.skipUnless(connection.vendor == "sqlite", "SQLite tests")
     def test_in_memory(self):
         """Asked for, but not to be had: no thread either."""
