@@ -62,7 +62,7 @@ class Asynchronous(Workload):
         ("cpu", "CPU us", 0),
     ]
     ratio = "rate"
-    rounds = (2, 99)
+    rounds = (2, 5)
 
     def cases(self, lab):
         size = django_cycle.MAX_SIZE
@@ -72,7 +72,7 @@ class Asynchronous(Workload):
                 lab,
                 *(NAPS, rival, size, "one_by_one"),
                 path=f"/async/naps/{NAP}/",
-                times=lab.pick(3, 10),
+                times=lab.pick(3, 6),
             )
         for rival in lab.pick(QUICK, ALL):
             yield self.case(
@@ -81,7 +81,7 @@ class Asynchronous(Workload):
                 path="/async/",
                 server=server.settings,
                 clients=50,
-                each=lab.pick(20, 60),
+                each=lab.pick(20, 40),
             )
         for rival in lab.pick(QUICK, ALL):
             yield self.case(
@@ -97,7 +97,7 @@ class Asynchronous(Workload):
                 lab,
                 *(SERIAL, rival, size, "serial"),
                 path="/async/serial/{}/",
-                seconds=lab.pick(1.5, 6.0),
+                seconds=lab.pick(1.5, 4.0),
             )
         for rival in lab.pick(SYNC_QUICK, SYNC):
             environment, options = settings(rival, size)

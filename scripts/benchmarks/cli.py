@@ -43,8 +43,6 @@ WORKLOADS = {
         key=lambda workload: workload.letter,
     )
 }
-# An odd number, so that a median is something that was measured.
-ROUNDS = 3
 
 
 def main(arguments=None):
@@ -75,7 +73,9 @@ def parse(arguments):
         action="store_true",
         help="print the bars, and fail if one isn't met",
     )
-    parser.add_argument("--rounds", type=int, help="how many")
+    parser.add_argument(
+        "--rounds", type=int, help="how many, by default what a workload needs"
+    )
     parser.add_argument(
         "--output", type=Path, metavar="FILE", help="where to write the results, JSON"
     )
@@ -132,14 +132,13 @@ def measure(letters, lab, options):
     for name in (PATCHED, STOCK):
         lab.python(name)
     results = Results()
-    rounds = options.rounds or ROUNDS
-    results.about.update(lab.describe(), quick=options.quick, rounds=rounds)
+    results.about.update(lab.describe(), quick=options.quick)
     load_before = results.about["machine"]["load"]
     output = options.output or ROOT / "dist" / "bench" / "results.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     try:
         for letter in letters:
-            run(WORKLOADS[letter], lab, results, rounds)
+            run(WORKLOADS[letter], lab, results, options.rounds)
     finally:
         # Also what was measured before something went wrong. By now the
         # servers are known, too.

@@ -78,7 +78,7 @@ def page(results, workloads, charts=()):
     lines += [*heading("The workloads", "="), *listing(workloads)]
     if results.rounds:
         lines += [*heading("What was measured", "="), READING]
-        lines += [*about(results.about), ""]
+        lines += [*about(results.about, results.most_rounds()), ""]
     else:
         lines += ["There are no figures on this page yet.", ""]
     machine = caption_of_machine(results.about) if charts else ""
@@ -126,11 +126,10 @@ def draw(results, lab):
     return [name for name in CAPTIONS if (IMAGES / f"{name}.svg").exists()]
 
 
-def about(description):
+def about(description, rounds):
     """Return a paragraph for each part of what the results depend on."""
     machine = description["machine"]
     kind = "a quick run" if description.get("quick") else "a full run"
-    rounds = description["rounds"]
     kind += " of one round" if rounds == 1 else f" of at most {rounds} rounds"
     yield from wrap(
         f"Measured on {description['started'][:10]} by {kind}, on "

@@ -59,7 +59,7 @@ class Leases(Workload):
         ("cpu ratio", "CPU ratio", 3),
     ]
     ratio = "rate"
-    rounds = (2, 99)
+    rounds = (2, 5)
     one_query = "an ORM query under the lease of a transaction, one thread"
 
     def cases(self, lab):
@@ -79,7 +79,7 @@ class Leases(Workload):
             "threads": THREADS,
             "pause": PAUSE,
             "requests": lab.pick(1500, 10_000),
-            "seconds": lab.pick(2.0, 8.0),
+            "seconds": lab.pick(2.0, 4.0),
         }
         scenario = self.scenario(name)
         return InProcessCase(
@@ -93,7 +93,7 @@ class Leases(Workload):
             "leases": LEASES,
             "kind": kind,
             "batch": BATCH,
-            "seconds": lab.pick(2.0, 8.0),
+            "seconds": lab.pick(2.0, 5.0),
         }
         return InProcessCase(
             self.one_query, kind, PATCHED, "leases.one_query", arguments, server

@@ -33,6 +33,17 @@ class Results:
     def scenarios(self, workload):
         return self.rounds.get(workload, {})
 
+    def most_rounds(self):
+        """Return how many rounds the workload with the most had."""
+        return max(
+            # Several cases of a round may differ in what they measure.
+            len([figures for figures in rounds if metric in figures])
+            for scenarios in self.rounds.values()
+            for rivals in scenarios.values()
+            for rounds in rivals.values()
+            for metric in rounds[0]
+        )
+
     def values(self, workload, scenario, rival, metric):
         """Return a metric of each round."""
         rounds = self.scenarios(workload).get(scenario, {}).get(rival, [])

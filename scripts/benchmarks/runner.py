@@ -8,7 +8,7 @@ from pooltools import ToolError
 def run(workload, lab, results, rounds):
     """Measure all cases of a workload in interleaved rounds."""
     cases = list(workload.cases(lab))
-    rounds = min(rounds, lab.pick(*workload.rounds))
+    rounds = rounds or lab.pick(*workload.rounds)
     total = rounds * len(cases)
     print(f"\n({workload.letter}) {workload.title}", flush=True)
     broken = set()

@@ -65,7 +65,8 @@ class Requests(Workload):
         ("server", "CPU ms of the database", 2),
     ]
     ratio = "rate"
-    rounds = (2, 3)
+    # Short ones, for the machine's pace changes within seconds.
+    rounds = (2, 5)
     about = (
         "What a pool takes for a request is known from (d) and (l), and small "
         "against the CPU time of all of it. Where connections last, rivals whose "
@@ -204,7 +205,7 @@ class RequestsCase(Case):
             try:
                 site.start()
                 load(site.url, WARM_UP, self.clients)
-                figures = self.load(lab, site, lab.pick(3, 6))
+                figures = self.load(lab, site, lab.pick(3, 4))
             finally:
                 site.stop()
         if opened is not None:

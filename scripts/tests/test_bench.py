@@ -101,6 +101,16 @@ class RunnerTests(unittest.TestCase):
         values = results.values("x", "somewhere", "b", "speed")
         self.assertEqual(values, [4, 5, 6])
 
+    def test_a_workload_has_its_own_number_of_rounds(self):
+        for quick, number in ((True, 1), (False, 2)):
+            log = []
+            workload = FakeWorkload(FakeCase("a", [1, 2, 3], log))
+            workload.rounds = (1, 2)
+            results = Results()
+            run_quietly(workload, FakeLab(quick), results, None)
+            self.assertEqual(len(log), number)
+            self.assertEqual(results.most_rounds(), number)
+
     def test_a_rival_that_fails_does_not_stop_the_others(self):
         log = []
         workload = FakeWorkload(
@@ -178,7 +188,7 @@ class ResultsTests(unittest.TestCase):
     def test_page_says_which_limits_are_kept(self):
         results = Results()
         machine = {"cpus": 2, "processor": "x", "system": "y", "load": [0.1]}
-        results.about.update(machine=machine, environments={}, servers={}, rounds=3)
+        results.about.update(machine=machine, environments={}, servers={})
         for figure in (1, 3, 2):
             for rival, cpu in ((OURS, 1.7 * figure), (FLOOR, figure)):
                 case = FakeCase(rival, [], [])
