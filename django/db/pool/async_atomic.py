@@ -116,10 +116,20 @@ class _Operation(Operation):
     def __init__(self, block):
         super().__init__()
         self.block = block
+        # Whether its task was told how it ended, or the block that it was
+        # canceled.
+        self.is_told = False
 
     def cancel(self):
+        self.is_told = True
         self.block.doom()
         return super().cancel()
+
+    def exception(self, timeout=None):
+        # asyncio asks, in the thread of the event loop, unless whoever awaits
+        # it was canceled.
+        self.is_told = True
+        return super().exception(timeout)
 
 
 class _PresentBlock(Executor):
@@ -241,11 +251,12 @@ class Block(Executor):
 
     def check_operation(self, task):
         """
-        Note that a task goes on. If its last operation is still running, it
-        was canceled, of which asyncio tells its future only later.
+        Note that a task goes on. If it wasn't told how its last operation
+        ended, that was canceled, of which asyncio tells its future only later.
+        It may have ended meanwhile.
         """
         operation = self.operations.get(task)
-        if operation is not None and not operation.done():
+        if operation is not None and not operation.is_told:
             self.doom()
 
     def doom(self):

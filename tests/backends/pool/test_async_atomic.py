@@ -471,7 +471,15 @@ class CancellationTests(AtomicTestCase):
         self.assertEqual(self.roots(), [])
 
     def swallow(self, go_on_after):
-        """Have a block's own task go on after it was canceled."""
+        """
+        Have a block's own task go on after it was canceled, while its
+        operation is still running, and when that has just ended.
+        """
+        for has_ended in (False, True):
+            with self.subTest(has_ended=has_ended):
+                self.swallow_once(go_on_after, has_ended)
+
+    def swallow_once(self, go_on_after, has_ended):
         wait, begun, go_on = self.stuck()
 
         async def work():
@@ -481,7 +489,13 @@ class CancellationTests(AtomicTestCase):
                     await sync_to_async(wait)()
                 except asyncio.CancelledError:
                     pass
-                go_on.set()
+                if has_ended:
+                    go_on.set()
+                    block = async_routing.current_block.get()
+                    # The event loop can't hear of it meanwhile.
+                    wait_until(block.operations[asyncio.current_task()].done)
+                else:
+                    asyncio.get_running_loop().call_soon(go_on.set)
                 await go_on_after()
 
         async def main():
