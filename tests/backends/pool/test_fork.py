@@ -364,8 +364,9 @@ class ForkTests(PooledTestCase):
 
     def maintain(self, step):
         """Have the maintenance thread run a step."""
-        maintenance.wake()
         maintenance.put(step)
+        # Not before: it ends when there's nothing left to do.
+        maintenance.wake()
 
     def test_parent_opens_connections(self):
         """

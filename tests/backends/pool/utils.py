@@ -121,8 +121,9 @@ def busy_maintenance():
         go_on.wait(SOON)
         ended.append(True)
 
-    maintenance.wake()
     maintenance.put(step)
+    # Not before: the thread ends when there's nothing left to do.
+    maintenance.wake()
     try:
         if not begun.wait(SOON):
             raise AssertionError("The maintenance thread doesn't come to it.")
