@@ -72,6 +72,16 @@ def sync_to_async(func):
     return partial(run, func)
 
 
+async def fetch(queryset):
+    """Have a QuerySet or a RawQuerySet evaluated."""
+    if queryset._result_cache is None and is_concurrent():
+        from django.db.pool.aio import fetch_copy
+
+        await fetch_copy(queryset)
+    else:
+        await sync_to_async(queryset._fetch_all)()
+
+
 def cache_to_async(method, thread_sensitive):
     """
     Like asgiref's, for methods of caches. Only those of a DatabaseCache are

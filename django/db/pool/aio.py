@@ -322,11 +322,43 @@ def without_holds():
     return [(_kept, _kept.set(kept)), (_holds, _holds.set(()))]
 
 
+def copy_of(queryset):
+    """
+    Return a copy of a QuerySet or a RawQuerySet to be evaluated by a worker.
+
+    Evaluating changes the query for a time, and another task may evaluate the
+    same queryset meanwhile, in another thread.
+    """
+    copy = queryset._clone()
+    if copy.query is queryset.query:
+        copy.query = queryset.query.clone(queryset.db)
+        copy._fetch_mode = queryset._fetch_mode
+    return copy
+
+
+async def fetch_copy(queryset):
+    """Evaluate a copy of a queryset, and have its results in the original."""
+    copy = copy_of(queryset)
+    before = vars(copy).copy()
+    await run(copy._fetch_all)
+    # Another task may have been quicker.
+    if queryset._result_cache is None:
+        # Subclasses may keep more than the results.
+        vars(queryset).update(
+            {
+                name: value
+                for name, value in vars(copy).items()
+                if name not in before or before[name] is not value
+            }
+        )
+
+
 async def iterate(iterable, chunk_size):
     """
     Iterate over an iterable of the ORM, asynchronously. The worker is held
     until the last chunk was read, or until this generator is closed.
     """
+    iterable.queryset = copy_of(iterable.queryset)
     generator = iter(iterable)
     hold = await Hold().start()
     try:
