@@ -345,13 +345,15 @@ class Block(Executor):
     async def _end(self, exc_info, wait):
         self.is_ending = True
         future = Future()
-        future.add_done_callback(partial(self._close_soon, _get_running_loop()))
         exit = partial(self._exit, exc_info)
         if self.outer is None and self.thread.hold is not None:
             # What hooks of on_commit() call asynchronously stays there.
             exit = self.thread.hold.operation(exit)
         run = partial(copy_context().run, exit)
-        self.thread.put(self.level, Job(future, run))
+        # Closed before anybody knows of the end: what's done next must not
+        # find it open.
+        close = partial(self._close_soon, _get_running_loop())
+        self.thread.put(self.level, Job(future, run, close))
         if wait:
             canceled = await _finish(future)
             future.result()
@@ -366,7 +368,7 @@ class Block(Executor):
             if self.outer is None and not self.thread.is_bound:
                 self.thread.hold.give_back_idle()
 
-    def _close_soon(self, loop, future):
+    def _close_soon(self, loop):
         if self.thread.is_bound and loop is not None:
             try:
                 # Not in the thread itself: asgiref's takes no work of its own.

@@ -3,14 +3,16 @@
 import asyncio
 import gc
 import threading
+from concurrent.futures import Future
 from contextlib import asynccontextmanager
 from functools import partial
 from test import support
+from unittest import mock
 
 from asgiref.sync import async_to_sync, sync_to_async
 
 from django.db import async_routing, connections, transaction
-from django.db.pool import PoolDeadlock, async_atomic
+from django.db.pool import PoolDeadlock, aio, async_atomic
 from django.db.transaction import TransactionManagementError
 from django.dispatch import Signal
 
@@ -65,6 +67,36 @@ class AtomicTests(AtomicTestCase):
 
         self.run_alone(main)
         self.assertEqual(self.roots(), [])
+
+    def test_over_before_its_task_knows(self):
+        """What the task does next doesn't find its worker about to leave."""
+        go_on = threading.Event()
+        finish = async_atomic._finish
+
+        class SlowFuture(Future):
+            def _invoke_callbacks(self):
+                go_on.wait(SOON)
+                super()._invoke_callbacks()
+
+        async def finish_when_done(future):
+            # What's added to a future that's done is called at once.
+            wait_until(future.done)
+            return await finish(future)
+
+        async def main():
+            async with atomic():
+                await self.add(1)
+                self.enterContext(mock.patch.object(async_atomic, "Future", SlowFuture))
+                self.enterContext(
+                    mock.patch.object(async_atomic, "_finish", finish_when_done)
+                )
+            self.assertIsNone(aio._own_hold())
+            await self.add(2)
+            go_on.set()
+
+        self.addCleanup(go_on.set)
+        self.run_alone(main)
+        self.assertEqual(self.roots(), [1, 2])
 
     def test_nesting_gives_savepoints(self):
         async def main():
