@@ -149,6 +149,9 @@ resize_listeners.append(_follow_size)
 
 async def run(func, /, *args, **kwargs):
     """Run a function that needs nothing of its thread but connections."""
+    if getattr(queryset := getattr(func, "__self__", None), "_deferred_filter", None):
+        # The first to ask for its query changes it. Here, no other task does.
+        queryset.query
     if is_bound():
         return await SyncToAsync(func)(*args, **kwargs)
     if (hold := _own_hold()) is not None:

@@ -75,6 +75,23 @@ class SharedQuerySetTests(AsyncPoolTestCase):
         self.assertEqual(lists, [[0, 1, 2]] * 4)
         self.assertEqual(len({id(query) for query in [squares.query, *queries]}), 5)
 
+    def test_deferred_filter(self):
+        """What a related manager's query is filtered by is left for later."""
+        squares = self.squares.all()
+        squares._defer_next_filter = True
+        squares = squares.filter(root__gt=0)
+        self.assertIsNotNone(squares._deferred_filter)
+        apply_filter, threads = squares._filter_or_exclude_inplace, []
+
+        def note(*args):
+            threads.append(threading.current_thread())
+            apply_filter(*args)
+
+        squares._filter_or_exclude_inplace = note
+        counts = self.run_all(squares.acount(), squares.acount())
+        self.assertEqual(counts, [2, 2])
+        self.assertEqual(threads, [threading.current_thread()])
+
     def test_raw_queryset(self):
         """A cursor is kept with its query."""
         squares = self.squares.raw("SELECT * FROM backends_square ORDER BY root")
