@@ -147,7 +147,7 @@ class GivingBackTests(PoolTestCase):
         with mock.patch.object(maintenance, "put") as put:
             del lease
             # After a wait, the first in line asks for it.
-            wait_until(lambda: put.called)
+            wait_until(lambda: put.call_args is not None)
         step, argument = put.call_args.args
         step(argument)
         lease = call.result()

@@ -599,7 +599,8 @@ class InterruptedReturnTests(PoolTestCase):
             wake.release()
             raise Interrupt
 
-        waiter.wake = SimpleNamespace(release=release)
+        # It may not have come to sleep yet.
+        waiter.wake = SimpleNamespace(acquire=wake.acquire, release=release)
         with self.assertRaises(Interrupt):
             pool.release(lease)
         pool.release(call.result())
@@ -612,8 +613,8 @@ class InterruptedReturnTests(PoolTestCase):
         call = Call(borrow, pool)
         wait_for_line(pool, 1)
         waiter = next(iter(pool._state.waiters))
-        wake, waiter.wake = waiter.wake, SimpleNamespace(release=mock.Mock())
-        waiter.wake.release.side_effect = Interrupt
+        wake = waiter.wake
+        waiter.wake = SimpleNamespace(acquire=wake.acquire, release=interrupt)
         with self.assertRaises(Interrupt):
             pool.release(lease)
         self.assertIs(wake.locked(), True)
