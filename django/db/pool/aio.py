@@ -234,6 +234,9 @@ class Hold:
         self.waited = 0.0
         # Holds that use this one's worker, itself included.
         self.users = 1
+        # Held for a few steps. The worker may end one while its task ends
+        # another, or the same because it was canceled.
+        self.lock = threading.Lock()
 
     async def start(self):
         self.task = asyncio.current_task()
@@ -241,7 +244,8 @@ class Hold:
             return self
         if (outer := _own_hold()) is not None:
             self.outer = outer
-            outer.users += 1
+            with outer.lock:
+                outer.users += 1
             return self
         await give_back_before_waiting()
         self.waited = await waiting.line.enter(*_look_at_settings()[1], _count_kept())
@@ -262,32 +266,28 @@ class Hold:
         waited, self.waited = self.waited, 0.0
         return _Operation(func, waited)
 
-    def give_back_idle(self):
-        """
-        On the worker, give back its connections, unless another hold has a
-        use for them.
-        """
-        hold = self.outer or self
-        if hold.executor is not None and hold.users == 1:
-            give_back_idle()
-
-    def end(self, last=None):
+    def end(self, last=None, on_worker=False):
         """
         Let go of the worker, after it has run what it was given.
 
         last: a function to call before, whose outcome nobody waits for.
+        on_worker: whether it's the worker that calls this, at the end of the
+            last that it was given. It's free then before the task goes on,
+            which may have a use for it.
         """
-        if self.is_over:
-            return
-        self.is_over = True
         hold = self.outer or self
-        if hold.executor is None:
-            return
-        if last is not None and hold.executor.worker is not None:
-            hold.executor.submit(last)
-        hold.users -= 1
-        if not hold.users:
-            hold.executor.release()
+        with hold.lock:
+            if self.is_over:
+                return
+            self.is_over = True
+            if hold.executor is None:
+                return
+            if last is not None and hold.executor.worker is not None:
+                hold.executor.submit(last)
+            hold.users -= 1
+            if hold.users:
+                return
+        hold.executor.release(on_worker)
 
 
 def _is_alive(held):
@@ -367,14 +367,10 @@ async def iterate(iterable, chunk_size):
     try:
         while True:
             chunk = await hold.run(_slice, generator, chunk_size, hold)
-            if len(chunk) < chunk_size:
-                # Nothing is held while the last ones are looked at.
-                hold.end()
-                for item in chunk:
-                    yield item
-                break
             for item in chunk:
                 yield item
+            if len(chunk) < chunk_size:
+                break
     finally:
         if not hold.is_over:
             if hold.executor is None and hold.outer is None:
@@ -386,7 +382,8 @@ async def iterate(iterable, chunk_size):
 def _slice(generator, size, hold):
     chunk = list(islice(generator, size))
     if len(chunk) < size:
-        hold.give_back_idle()
+        # Nothing is held while the last ones are looked at.
+        hold.end(on_worker=True)
     return chunk
 
 

@@ -361,12 +361,8 @@ class Block(Executor):
                 raise canceled
 
     def _exit(self, exc_info):
-        try:
-            with logging_to(self.logs):
-                self.atomic.__exit__(*exc_info)
-        finally:
-            if self.outer is None and not self.thread.is_bound:
-                self.thread.hold.give_back_idle()
+        with logging_to(self.logs):
+            self.atomic.__exit__(*exc_info)
 
     def _close_soon(self, loop):
         if self.thread.is_bound and loop is not None:
@@ -382,7 +378,7 @@ class Block(Executor):
     def _close(self):
         self.thread.close(self.level)
         if self.outer is None and self.thread.hold is not None:
-            self.thread.hold.end()
+            self.thread.hold.end(on_worker=True)
 
 
 def _running_generators():

@@ -51,7 +51,7 @@ class AsyncCursor:
         try:
             self.cursor.close()
         finally:
-            self.hold.give_back_idle()
+            self.hold.end(on_worker=True)
 
     def _call(self, name, *args):
         result = getattr(self.cursor, name)(*args)

@@ -74,12 +74,14 @@ class Job:
             if self.interruption is not None:
                 # What was asked for could still hit what's run next.
                 self.interruption.wait()
-        self.function = None
-        if self.end is not None:
+        end, self.function, self.end = self.end, None, None
+        if end is not None:
             try:
-                self.end()
+                end()
             except Exception:
                 logger.exception("A worker couldn't give back what it borrowed.")
+        # Whoever is told may look for what's left of it.
+        end = None
         if not wanted:
             return
         try:
@@ -270,14 +272,20 @@ class WorkerExecutor(Executor):
         else:
             self.worker.put(Job(future, function, self.after_each))
 
-    def release(self):
-        """Let go of the worker when it has run what it has been given."""
+    def release(self, on_worker=False):
+        """
+        Let go of the worker when it has run what it has been given.
+
+        on_worker: whether this is called at the end of that, by the worker.
+        """
         if self.released:
             return
         self.released = True
         if self.worker is None:
             if self.on_release is not None:
                 self.on_release()
+        elif on_worker and self.worker.inbox.empty():
+            self._end()
         else:
             self.worker.put(Job(Future(), _nothing, self._end))
 

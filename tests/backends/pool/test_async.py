@@ -485,6 +485,24 @@ class IterationTests(AsyncPoolTestCase):
         self.assertEqual(asyncio.run(main()), [0, 1, 2, 3, 4])
         self.assertEqual(self.in_use(), 0)
 
+    def test_worker_is_free_afterwards(self):
+        """Who has just let go of the only worker needn't wait for it."""
+        self.use_pool(max_size=1, max_waiting=0)
+
+        async def main():
+            for _ in range(10):
+                async for square in self.iterate():
+                    pass
+                async with transaction.atomic(using=ALIAS):
+                    await self.squares.acount()
+                async with connections[ALIAS].acursor() as cursor:
+                    await cursor.execute("SELECT 1")
+                await self.squares.acount()
+
+        asyncio.run(main())
+        self.assertEqual(len(self.workers.all), 1)
+        self.assertEqual(self.stats().opened, 1)
+
     async def test_atomic_blocks_meanwhile(self):
         roots = []
         async for square in self.iterate():

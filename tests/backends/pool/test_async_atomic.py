@@ -91,8 +91,8 @@ class AtomicTests(AtomicTestCase):
                     mock.patch.object(async_atomic, "_finish", finish_when_done)
                 )
             self.assertIsNone(aio._own_hold())
-            await self.add(2)
             go_on.set()
+            await self.add(2)
 
         self.addCleanup(go_on.set)
         self.run_alone(main)
