@@ -50,8 +50,10 @@ class _Thread:
         self.executor = executor
         # What is let go of at the end of the outermost block.
         self.hold = hold
-        # Held for a few steps, never while anything is run.
-        self.lock = threading.Lock()
+        # Held for a few steps, never while anything is run. Reentrant: the
+        # garbage collector may close a block that was dropped meanwhile.
+        self.lock = threading.RLock()
+        self.is_advancing = False
         self.root = _Level()
         self.top = self.root
 
@@ -82,11 +84,18 @@ class _Thread:
             job.future.cancel()
 
     def _advance(self):
-        while self.top.jobs:
-            job, opens = self.top.jobs.popleft()
-            if opens is not None:
-                self.top = opens
-            self.executor.submit(job.run)
+        if self.is_advancing:
+            # The loop that this came in between goes on.
+            return
+        self.is_advancing = True
+        try:
+            while self.top.jobs:
+                job, opens = self.top.jobs.popleft()
+                if opens is not None:
+                    self.top = opens
+                self.executor.submit(job.run)
+        finally:
+            self.is_advancing = False
 
 
 class _Level:
@@ -220,7 +229,7 @@ class Block(Executor):
                 "transaction.independent(...) to have them run outside of it, on "
                 "another connection."
             )
-        if self.level.is_over:
+        if self.is_ending or self.level.is_over:
             raise TransactionManagementError(
                 "The atomic block that this task joined has ended."
             )
@@ -494,6 +503,12 @@ async def independent(awaitable):
     try:
         return await awaitable
     finally:
-        AsyncToSync.executors.current = bridge
-        for variable, token in tokens:
-            variable.reset(token)
+        try:
+            for variable, token in tokens:
+                variable.reset(token)
+        except ValueError:
+            # Closed by the garbage collector, in a context in which there's
+            # nothing to undo.
+            pass
+        else:
+            AsyncToSync.executors.current = bridge

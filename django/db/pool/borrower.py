@@ -479,7 +479,7 @@ class Borrower:
     def __del__(self):
         # The pool would find the lease itself, but later.
         try:
-            if (lease := self.lease) is not None and (slot := lease.slot) is not None:
+            if (lease := self.lease) is not None and (slot := lease.end()) is not None:
                 lease.pool.abandon(slot)
         except Exception:
             # The interpreter is shutting down, its modules are gone.

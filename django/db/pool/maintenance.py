@@ -70,7 +70,8 @@ def wake():
                 # The interpreter is shutting down, or out of threads. The
                 # next connect tries again.
                 pass
-    _inbox.put(None)
+        # With the lock held: the thread doesn't end meanwhile.
+        _inbox.put(None)
 
 
 def join(timeout):
@@ -183,8 +184,8 @@ def _guarded(step, *args):
     global _begun
     with _turn:
         _at_work.acquire()
-    _begun = time.monotonic()
     try:
+        _begun = time.monotonic()
         return step(*args)
     except Exception:
         logger.exception("Maintenance of a connection pool failed.")

@@ -247,9 +247,9 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
                 return False
             state.start_reset(slot, self._clock())
             can_spare = state.idle and not state.waiters
-        # A transaction holds locks: it mustn't be left to a thread that waits
-        # for some other server.
-        if can_spare and not (left is not None and maintenance.is_late()):
+        # It mustn't be left to a thread that waits for some other server: it
+        # may be needed, and a transaction holds locks.
+        if can_spare and not maintenance.is_late():
             maintenance.put(self.reset, slot, left)
         else:
             self.reset(slot, left)
@@ -376,6 +376,8 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             for slot, references in _count_references(state.slots):
                 if references <= REFERENCES_TO_LOST:
                     state.reclaim(slot, self._clock())
+            # Nor would anybody else see to a line that a return left behind.
+            state.settle(self._clock())
             self._wake()
         self.close_condemned()
 

@@ -145,7 +145,9 @@ class QueueMixin:
             # It may have looked before it was woken. Whoever turns it away
             # holds the lock until it has said why.
             with self._lock:
-                refusal = waiter.refusal or PoolTimeout
+                refusal = waiter.refusal or (
+                    PoolClosed if self._state.closed else PoolTimeout
+                )
             self._refuse(refusal, timeout)
 
     def _sleep(self, waiter, deadline, timeout):

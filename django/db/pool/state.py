@@ -30,7 +30,8 @@ These hold between any two calls:
 * ``calm`` is the generation, or NOT_CALM if somebody waits or there are too
   many connections.
 * If the patience of the first in line is over, no connection could be opened.
-* The line is served from its head. Nobody is served past it.
+* The line is served from its head. Nobody is served past it, but for who
+  takes what a give() keeps that began before there was a line.
 """
 
 from collections import OrderedDict, deque
@@ -399,7 +400,12 @@ class PoolState:
         self._put(slot, now)
 
     def settle(self, now):
-        """Put right what a call of give() left to be put right."""
+        """
+        Put right what a call of give(), or an exception such as
+        KeyboardInterrupt, left to be put right.
+        """
+        if self.closed:
+            self._turn_away()
         self.dispatch(now)
         self._shrink()
         for slot in self.idle.copy():
@@ -529,6 +535,7 @@ class PoolState:
         """
         self.generation = next(_generations)
         self._note_calm()
+        self._expire_all()
         while (slot := self._pop_idle()) is not None:
             self._condemn(slot, reason)
 
@@ -546,6 +553,7 @@ class PoolState:
         # So that give() keeps nothing.
         self.generation = next(_generations)
         self._note_calm()
+        self._expire_all()
         while (slot := self._pop_idle()) is not None:
             self._condemn(slot, POOL_CLOSED)
         self._turn_away()
@@ -563,6 +571,11 @@ class PoolState:
     def _is_too_large(self):
         """Return whether there are too many connections, after a resize()."""
         return len(self.slots) - self.closing > self.max_size
+
+    def _expire_all(self):
+        """Have take() not serve what give() keeps just now."""
+        for slot in self.slots:
+            slot.expires_at = -NEVER
 
     def _shrink(self):
         """Condemn what's idle and too much."""
@@ -594,8 +607,9 @@ class PoolState:
     def _turn_away(self):
         """Wake all waiters without a slot."""
         while self.waiters:
-            waiter, _ = self.waiters.popitem(last=False)
+            waiter = next(iter(self.waiters))
             waiter.served = True
+            del self.waiters[waiter]
             self.to_wake.append(waiter)
         self._note_calm()
 
@@ -675,15 +689,16 @@ class PoolState:
             self.idle.append(slot)
 
     def _serve(self, waiter, slot, now):
-        del self.waiters[waiter]
-        if not self.waiters:
-            self._note_calm()
         waited = now - waiter.since
         self.counters.wait_buckets[bucket_of(waited)] += 1
         self.counters.wait_total += waited
+        # Without a call in between, where an exception could come.
         waiter.slot = slot
         waiter.served = True
+        del self.waiters[waiter]
         self.to_wake.append(waiter)
+        if not self.waiters:
+            self._note_calm()
 
     def _new_slot(self, now):
         slot = Slot(self.generation, now)
@@ -696,11 +711,12 @@ class PoolState:
         self._drop(slot, now)
 
     def _drop(self, slot, now):
-        slot.status = CLOSED
         self.counters.keep_uses(slot)
+        # Before the status: nobody looks for one that's CLOSED.
+        self.slots.discard(slot)
+        slot.status = CLOSED
         slot.connection = None
         slot.owner = None
-        self.slots.discard(slot)
         self._note_calm()
         self.dispatch(now)
 

@@ -119,7 +119,9 @@ class Line:
         """
         with self.lock:
             if not place.served:
-                self.places.remove(place)
+                # Unless _serve() found nobody there.
+                if place in self.places:
+                    self.places.remove(place)
                 return True
         if not keep:
             self.leave()
@@ -135,8 +137,8 @@ class Line:
         """Let in as many as may be, with the lock held."""
         while self.places and self.inside < self.limit:
             place = self.places.popleft()
-            place.served = True
             if place.wake():
+                place.served = True
                 self.inside += 1
 
 

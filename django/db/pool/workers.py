@@ -78,7 +78,9 @@ class Job:
         if end is not None:
             try:
                 end()
-            except Exception:
+            except BaseException:
+                # SystemExit in a callable of the project's. The thread lives
+                # on: others are given it.
                 logger.exception("A worker couldn't give back what it borrowed.")
         # Whoever is told may look for what's left of it.
         end = None
@@ -100,7 +102,12 @@ class Job:
                 return
             self.interruption = threading.Event()
         executor = WorkerExecutor()
-        executor.put(Future(), self._interrupt, last=True)
+        try:
+            executor.put(Future(), self._interrupt, last=True)
+        except Exception as e:
+            # Out of threads. The query goes on.
+            self.interruption.set()
+            logger.debug("Canceling a query: %s", e, exc_info=True)
 
     def _interrupt(self):
         try:
@@ -205,7 +212,10 @@ class _Workers:
 
     def put_back(self, worker):
         """Take back a worker that has nothing left to do."""
-        self.idle.append(worker)
+        with self.lock:
+            # It isn't one of them any more after stop().
+            if worker in self.all:
+                self.idle.append(worker)
 
     def retire(self, worker):
         """Return whether a worker may end: nobody has it."""
@@ -222,9 +232,10 @@ class _Workers:
         End the workers, after what they're doing now, but don't wait for that
         for long.
         """
-        self.idle.clear()
         with self.lock:
             workers = [*self.all]
+            self.all.clear()
+            self.idle.clear()
         for worker in workers:
             worker.put(None)
         end = time.monotonic() + EXIT_TIMEOUT
@@ -328,8 +339,9 @@ workers = _Workers()
 
 def _forget():
     """After a fork, in the child: there are no workers."""
-    global workers
+    global workers, _interrupting
     workers = _Workers()
+    _interrupting = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):
