@@ -33,6 +33,11 @@ def enter(pool):
         _waiting[ident] = pool
         if not (stuck := _find_stuck(ident)):
             return
+        # What an exception has lost on the way seems to be held.
+        for awaited in {*stuck.values()}:
+            awaited.reclaim_lost()
+        if not (stuck := _find_stuck(ident)):
+            return
         del _waiting[ident]
     raise PoolDeadlock(_describe(pool, ident, stuck))
 
@@ -115,6 +120,10 @@ def _describe(pool, ident, stuck):
                 f"{'held' if slot.status is LEASED else 'being opened'} by {who}. "
                 f"It waits for {waits_for.name!r}, here:"
             )
-            if (frame := frames.get(thread)) is not None:
-                lines.append("".join(traceback.format_stack(frame)).rstrip())
+            if thread in frames:
+                stack = traceback.format_stack(frames[thread])
+                lines.append("".join(stack).rstrip())
+    # One of them is this function's. In a cycle with it, what their variables
+    # refer to would seem to be in use.
+    frames.clear()
     return "\n".join(lines)

@@ -273,25 +273,25 @@ class TransactionPolicy(RequestPolicy):
         pooling = borrower.pool.pooling
         if self.is_in_transaction(borrower, wrapper, slot):
             return True
-        # Found out anew each time.
-        pins.pop(SHARED, None)
-        pins.pop(REFERENCE, None)
         if borrower.pin_depth:
             self.pin(borrower, wrapper, EXPLICIT, "inside of pinned()")
         if wrapper._thread_sharing_count:
             # Another thread may be about to use it.
             self.pin(borrower, wrapper, SHARED, "inc_thread_sharing() was called")
+        else:
+            self.unpin(borrower, wrapper, SHARED)
         if SESSION_STATE not in pins and pooling.needs_reset(
             wrapper, slot.session, borrower.traces
         ):
             self.pin(borrower, wrapper, SESSION_STATE, "attributes of the driver")
-        if pins:
+        if pins.keys() - {REFERENCE}:
             return True
         if borrower.is_held(wrapper, slot.session):
             # For one, by the traceback of an exception.
             reason = "somebody refers to the driver's connection or a cursor"
             self.pin(borrower, wrapper, REFERENCE, reason)
             return True
+        self.unpin(borrower, wrapper, REFERENCE)
         return False
 
     def end(self, borrower, wrapper):

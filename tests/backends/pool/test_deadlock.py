@@ -255,6 +255,15 @@ class NotRefusedTests(DeadlockTestCase):
             pool.release(done[0])
             self.wrapper._borrower.lease = None
 
+    def test_a_slot_that_was_lost_on_its_way_back(self):
+        other = self.copy()
+        self.query("SELECT 1")
+        lease = self.wrapper.pool.acquire(owner=self.wrapper._borrower.holding)
+        # As an exception in release() leaves it.
+        del lease._slot
+        self.assertEqual(self.query("SELECT 1", wrapper=other), (1,))
+        self.assertEqual(self.stats().abandoned, 1)
+
     def test_what_a_dropped_exception_kept_is_given_back(self):
         other = self.copy()
         try:

@@ -4,7 +4,7 @@ import gc
 import unittest
 from unittest import mock
 
-from django.db import connection, connections, transaction
+from django.db import DatabaseError, connection, connections, transaction
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.pool import pins, policy
 from django.test import SimpleTestCase
@@ -373,6 +373,30 @@ class ReportTests(LeaseTestCase):
                 gc.collect()
 
         self.assertReported(drop_it, "cursor")
+
+    def test_reference(self):
+        def keep_the_exception():
+            try:
+                with self.wrapper.cursor() as cursor:
+                    cursor.execute("SELECT 1 FROM nowhere")
+            except DatabaseError as e:
+                kept = e
+            self.query("SELECT 1")
+            self.assertEqual(self.stats().pins["reference"], 1)
+            del kept
+            self.query("SELECT 1")
+
+        self.assertReported(keep_the_exception, "reference")
+
+    def test_shared(self):
+        def share_it():
+            self.wrapper.inc_thread_sharing()
+            with self.wrapper.cursor() as cursor:
+                cursor.execute("SELECT 1")
+            self.wrapper.dec_thread_sharing()
+            self.query("SELECT 1")
+
+        self.assertReported(share_it, "shared between threads")
 
     def test_a_statement_that_is_over_in_time(self):
         with self.assertNoLogs("django.db.pool"):
