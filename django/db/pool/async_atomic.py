@@ -75,7 +75,6 @@ class _Thread:
     def close(self, level):
         """Note that a block has ended. Those outside of it go on."""
         with self.lock:
-            level.is_over = True
             left = [job for job, _ in level.jobs]
             level.jobs.clear()
             self.top = level.outer
@@ -104,7 +103,6 @@ class _Level:
     def __init__(self, outer=None):
         self.outer = outer
         self.jobs = deque()
-        self.is_over = False
 
 
 def is_bridged():
@@ -229,7 +227,7 @@ class Block(Executor):
                 "transaction.independent(...) to have them run outside of it, on "
                 "another connection."
             )
-        if self.is_ending or self.level.is_over:
+        if self.is_ending:
             raise TransactionManagementError(
                 "The atomic block that this task joined has ended."
             )

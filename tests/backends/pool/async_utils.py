@@ -64,6 +64,16 @@ class AsyncPoolTestCase(PooledTestCase):
         self.query("DELETE FROM backends_square", wrapper=wrapper)
         wrapper.close()
 
+    def fill(self, count):
+        """Add so many squares, from 0."""
+        wrapper = self.unpooled()
+        with wrapper.cursor() as cursor:
+            cursor.executemany(
+                "INSERT INTO backends_square (root, square) VALUES (%s, %s)",
+                [(root, root**2) for root in range(count)],
+            )
+        wrapper.close()
+
     def use_pool(self, **options):
         super().use_pool(**{**self.pool_options, **options})
 

@@ -16,6 +16,11 @@ class Interrupt(BaseException):
     """Like gevent.Timeout: not an Exception."""
 
 
+def interrupt(*args):
+    """Stand for something that's interrupted when it's called."""
+    raise Interrupt
+
+
 class SlowCall:
     """
     Stands in for a function that takes its time: ``begun`` is set when it's

@@ -443,13 +443,7 @@ class OperationTests(AsyncPoolTestCase):
 class IterationTests(AsyncPoolTestCase):
     def setUp(self):
         super().setUp()
-        wrapper = self.unpooled()
-        with wrapper.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO backends_square (root, square) VALUES (%s, %s)",
-                [(root, root**2) for root in range(5)],
-            )
-        wrapper.close()
+        self.fill(5)
 
     def iterate(self):
         return self.squares.order_by("root").aiterator(chunk_size=2)

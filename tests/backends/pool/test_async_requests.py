@@ -211,11 +211,7 @@ class RequestTests(AsyncPoolTestCase):
             await asyncio.to_thread(wait_until, lambda: not self.workers.busy)
             del error
 
-        wrapper = self.unpooled()
-        sql = "INSERT INTO backends_square (root, square) VALUES (%s, 0)"
-        for root in range(5):
-            self.query(sql, [root], wrapper)
-        wrapper.close()
+        self.fill(5)
         self.enterContext(no_collection())
         self.check(main())
 
@@ -416,9 +412,7 @@ class ConcurrentRequestTests(RequestTests):
                 await self.squares.acount()
 
         behavior["view"] = view
-        wrapper = self.unpooled()
-        self.query("INSERT INTO backends_square VALUES (1, 1, 1)", wrapper=wrapper)
-        wrapper.close()
+        self.fill(1)
 
         async def main():
             paths = ["/async/", "/sync/"] * 10

@@ -22,13 +22,7 @@ class NotingQuerySet(QuerySet):
 class SharedQuerySetTests(AsyncPoolTestCase):
     def setUp(self):
         super().setUp()
-        wrapper = self.unpooled()
-        with wrapper.cursor() as cursor:
-            cursor.executemany(
-                "INSERT INTO backends_square (root, square) VALUES (%s, %s)",
-                [(root, root**2) for root in range(3)],
-            )
-        wrapper.close()
+        self.fill(3)
 
     async def list(self, queryset):
         return [square async for square in queryset]

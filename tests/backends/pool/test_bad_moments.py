@@ -21,16 +21,8 @@ from django.test import SimpleTestCase
 
 from .async_utils import AsyncPoolTestCase
 from .fakes import Call, borrow, make_pool, wait_for_line, warm
-from .pool_cases import PoolTestCase
-from .utils import ALIAS, SOON, PooledTestCase
-
-
-class Interrupt(BaseException):
-    pass
-
-
-def interrupt(*args):
-    raise Interrupt
+from .pool_cases import Interrupt, PoolTestCase, interrupt
+from .utils import ALIAS, SOON, PooledTestCase, run_in_thread
 
 
 class BorrowerTests(PooledTestCase):
@@ -142,14 +134,13 @@ class MaintenanceTests(SimpleTestCase):
             self.assertLogs("django.db.pool", "ERROR"),
         ):
             maintenance._guarded(lambda: None)
-        acquired = []
-        thread = threading.Thread(
-            target=lambda: acquired.append(maintenance._at_work.acquire(timeout=SOON))
-            or maintenance._at_work.release()
-        )
-        thread.start()
-        thread.join()
-        self.assertEqual(acquired, [True])
+
+        def work():
+            if acquired := maintenance._at_work.acquire(timeout=SOON):
+                maintenance._at_work.release()
+            return acquired
+
+        self.assertIs(run_in_thread(work), True)
 
 
 class WorkerTests(SimpleTestCase):

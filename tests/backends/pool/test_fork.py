@@ -27,6 +27,7 @@ from .utils import (
     SOON,
     PooledTestCase,
     busy_maintenance,
+    maintain,
     run_in_thread,
     wait_until,
 )
@@ -362,12 +363,6 @@ class ForkTests(PooledTestCase):
         self.assertNotEqual(run_in_child(child), before)
         self.assertEqual(self.name_session(), before)
 
-    def maintain(self, step):
-        """Have the maintenance thread run a step."""
-        maintenance.put(step)
-        # Not before: it ends when there's nothing left to do.
-        maintenance.wake()
-
     def test_parent_opens_connections(self):
         """
         The child doesn't find the locks of a driver's library held by the
@@ -384,11 +379,11 @@ class ForkTests(PooledTestCase):
                 pooling.close(connection)
             opened.append(1)
             if goes_on:
-                self.maintain(open_some)
+                maintain(open_some)
             else:
                 ended.set()
 
-        self.maintain(open_some)
+        maintain(open_some)
         try:
             for _ in range(20):
                 count = len(opened)
@@ -422,7 +417,7 @@ class ForkTests(PooledTestCase):
             mock.patch.object(maintenance, "_turn", Turn()),
             mock.patch.object(maintenance, "FORK_TIMEOUT", SOON),
         ):
-            self.maintain(step)
+            maintain(step)
             self.assertIs(begun.wait(SOON), True)
             self.assertEqual(run_in_child(lambda: ended), ["in time"])
 
@@ -446,10 +441,10 @@ class ForkTests(PooledTestCase):
             return self.name_session(self.wrapper.copy())
 
         with mock.patch.object(maintenance, "FORK_TIMEOUT", 2 * SOON):
-            self.maintain(lambda: names.append(run_in_child(child)))
+            maintain(lambda: names.append(run_in_child(child)))
             wait_until(lambda: names)
         # And the thread goes on.
-        self.maintain(names.clear)
+        maintain(names.clear)
         wait_until(lambda: not names)
 
     def test_pool_closed_while_in_use(self):

@@ -28,7 +28,14 @@ from django.db.pool.state import (
 )
 
 from .fakes import Call, Clock, Connection, borrow, make_pool, wait_for_line, warm
-from .pool_cases import BRIEF, Interrupt, PoolTestCase, hook_lock, once_in_line
+from .pool_cases import (
+    BRIEF,
+    Interrupt,
+    PoolTestCase,
+    hook_lock,
+    interrupt,
+    once_in_line,
+)
 
 
 class RaceTests(PoolTestCase):
@@ -577,10 +584,6 @@ class InterruptedWaitTests(PoolTestCase):
             end(pool, lease)
         self.assertNothingLost(pool, 1)
         return True
-
-
-def interrupt(*args):
-    raise Interrupt
 
 
 class InterruptedReturnTests(PoolTestCase):
