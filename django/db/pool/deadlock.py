@@ -15,9 +15,11 @@ import traceback
 
 from .exceptions import PoolDeadlock
 from .pins import holding_of
+from .reentry import is_inside
 from .state import LEASED, OPENING
 
-_lock = threading.Lock()
+# Reentrant, so that it knows its holder: see reentry.
+_lock = threading.RLock()
 # Thread identifier -> the pool that it waits for.
 _waiting = {}
 
@@ -27,18 +29,20 @@ def enter(pool):
     Note that this thread is about to wait for a pool. Raise PoolDeadlock if
     the wait could never end; nothing is noted then.
     """
+    if is_inside(_lock):
+        raise pool.refusal_inside()
     ident = threading.get_ident()
     # Of threads that come at once, the last closes the ring.
     with _lock:
         _waiting[ident] = pool
-        if not (stuck := _find_stuck(ident)):
+        if not (stuck := _find_stuck(ident, pool)):
             return
         # What an exception has lost on the way seems to be held.
         for awaited in {*stuck.values()}:
             awaited.reclaim_lost()
-        if not (stuck := _find_stuck(ident)):
+        if not (stuck := _find_stuck(ident, pool)):
             return
-        del _waiting[ident]
+        leave()
     raise PoolDeadlock(_describe(pool, ident, stuck))
 
 
@@ -53,19 +57,19 @@ def leave():
 def forget():
     """After a fork, in the child: no other thread exists."""
     global _lock
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _waiting.clear()
 
 
-def _find_stuck(ident):
+def _find_stuck(ident, pool):
     """
     Return thread -> pool of those who wait without hope, empty if a given
-    thread isn't one of them.
+    thread, which waits for a given pool, isn't one of them.
     """
-    if not _is_hopeless(_waiting[ident], _waiting):
+    if not _is_hopeless(pool, _waiting):
         # As good as always.
         return {}
-    stuck = _waiting.copy()
+    stuck = {**_waiting, ident: pool}
     # Whoever has a hope gives hope to those who wait for what it holds.
     while hopeful := [t for t, pool in stuck.items() if not _is_hopeless(pool, stuck)]:
         for thread in hopeful:

@@ -10,6 +10,9 @@ import logging
 import queue
 import threading
 import time
+from functools import partial, wraps
+
+from .reentry import is_inside
 
 logger = logging.getLogger("django.db.pool")
 
@@ -17,7 +20,8 @@ logger = logging.getLogger("django.db.pool")
 # SimpleQueue because its put() may be called by a destructor that interrupts
 # another put() or the holder of any lock.
 _inbox = queue.SimpleQueue()
-_lock = threading.Lock()
+# Reentrant, so that it knows its holder: see wake().
+_lock = threading.RLock()
 # Held for each step, and by a thread that forks: the library of a driver may
 # hold locks of its own meanwhile, as SQLite does when it opens a database, and
 # nobody would ever release them in the child. Reentrant, for a step may fork.
@@ -48,6 +52,24 @@ def put(step, *arguments):
     _inbox.put((step, *arguments))
 
 
+def put_off_inside(method):
+    """
+    Have a pool's method called by the maintenance thread if this thread holds
+    the pool's lock, see reentry. True is returned then, and what the method
+    raises is logged.
+    """
+
+    @wraps(method)
+    def call(self, *args, **kwargs):
+        # is_inside(), without the call.
+        if self._lock._is_owned():
+            put(partial(method, self, *args, **kwargs))
+            return True
+        return method(self, *args, **kwargs)
+
+    return call
+
+
 def is_late():
     """Return whether the thread has been waiting for something for long."""
     begun = _begun
@@ -57,6 +79,10 @@ def is_late():
 def wake():
     """Have all pools looked at. Start the thread if there's none."""
     global _thread
+    if is_inside(_lock):
+        # This is a finalizer. Whoever it has interrupted sees to the thread.
+        _inbox.put(None)
+        return
     with _lock:
         if _thread is None:
             _arrange_exit()
@@ -118,7 +144,7 @@ def forget():
     global _inbox, _lock, _at_work, _turn, _thread, _begun, _exit_arranged
     _exit_arranged = False
     _inbox = queue.SimpleQueue()
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _at_work = threading.RLock()
     _turn = threading.RLock()
     _thread = _begun = None
@@ -173,10 +199,13 @@ def _retire():
     """Return whether the thread may end: nothing came meanwhile."""
     global _thread
     with _lock:
-        if _inbox.empty():
-            _thread = None
-            return True
-    return False
+        if not _inbox.empty():
+            return False
+        _thread = None
+    if not _inbox.empty():
+        # A finalizer came in between.
+        wake()
+    return True
 
 
 def _guarded(step, *args):

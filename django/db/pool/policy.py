@@ -366,14 +366,12 @@ class OpenCursor:
                 # There it's still open.
                 borrower.traces |= SESSION
             # The garbage collector may run anywhere: nothing that's under way
-            # may lose its connection, and no lock may be waited for. Then the
-            # next statement gives back.
+            # may lose its connection. Then the next statement gives back.
             wrapper = borrower.wrapper()
             if (
                 wrapper is not None
                 and may_use(wrapper)
                 and not borrower.is_borrowing
-                and not borrower.pool.is_locked()
             ):
                 if self.pin is not None:
                     report_pin(self.pin, borrower.pool.name)

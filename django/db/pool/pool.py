@@ -83,7 +83,8 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         self._state = PoolState(options, random.random)
         # May be held for a few steps of the state and for waking waiters,
         # never while anything is sent, awaited, opened, closed or logged.
-        self._lock = threading.Lock()
+        # Reentrant, so that it knows its holder: see reentry.
+        self._lock = threading.RLock()
         self.closed = False
         # The last error met on connecting, None after a success.
         self._connect_error = None
@@ -203,6 +204,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
                 self._end_turn()
         return True
 
+    @maintenance.put_off_inside
     def _release(self, lease, slot, now):
         if lease.pool is not self:
             lease._slot = slot
@@ -220,6 +222,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         self.close_condemned()
         return True
 
+    @maintenance.put_off_inside
     def _settle(self, now):
         with self._lock:
             self._state.settle(now)
@@ -233,6 +236,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             with self._lock:
                 counters.count_held()
 
+    @maintenance.put_off_inside
     def release_dirty(self, lease, left=None):
         """
         Give back a connection whose session has to be reset first: at once if
@@ -273,6 +277,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
                     self._wake()
             self.close_condemned()
 
+    @maintenance.put_off_inside
     def discard(self, lease, reason=BROKEN):
         """
         Give back a connection that nobody may use again. It's closed, and its
@@ -288,6 +293,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         self.close_condemned()
         return True
 
+    @maintenance.put_off_inside
     def discard_dead(self):
         """
         Close all idle connections whose probes give reason for doubt. Called
@@ -396,10 +402,6 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         """Return whether a connection more may be opened just now."""
         return self._state.has_room()
 
-    def is_locked(self):
-        """Return whether the lock is held, by this thread for one."""
-        return self._lock.locked()
-
     def slots(self):
         """Return a list of all slots, which may change at any time."""
         return list(self._state.slots)
@@ -416,6 +418,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             for pin in holding.all_pins()
         ]
 
+    @maintenance.put_off_inside
     def count_pin(self, name):
         """Count a pin for the statistics."""
         with self._lock:
@@ -426,6 +429,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         """Return whether there's no connection, not even one in use."""
         return not self._state.slots
 
+    @maintenance.put_off_inside
     def close(self):
         """
         Close all idle connections, and those in use when they are given back.
@@ -434,6 +438,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         self.shut()
         self.close_condemned()
 
+    @maintenance.put_off_inside
     def shut(self):
         """Do what close() does, except closing the idle connections."""
         self.closed = True
@@ -441,6 +446,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             self._state.close()
             self._wake()
 
+    @maintenance.put_off_inside
     def drain(self):
         """
         Replace all connections: the idle ones are closed now, those in use
@@ -451,6 +457,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         self.close_condemned()
         maintenance.wake()
 
+    @maintenance.put_off_inside
     def resize(self, min_size=None, max_size=None):
         """Change the limits, in connections. Raise ValueError if wrong."""
         with self._lock:
@@ -512,7 +519,7 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
         """
         before = self._state
         slots = before.slots
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._state = PoolState(self.options, random.random)
         self._state.closed = self.closed
         self._state.resize(before.min_size, before.max_size, self._clock())

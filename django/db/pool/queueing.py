@@ -7,8 +7,9 @@ import threading
 import time
 
 from . import deadlock, maintenance
-from .exceptions import PoolClosed, PoolFull, PoolTimeout
+from .exceptions import PoolClosed, PoolDeadlock, PoolFull, PoolTimeout
 from .lease import Lease
+from .reentry import is_inside
 from .state import LEASED, NEVER, Waiter
 
 # Seconds that a borrower sleeps before it stands in line, and how many times
@@ -49,6 +50,8 @@ class QueueMixin:
     """The part of ConnectionPool that borrowers wait in."""
 
     def _acquire_or_wait(self, now, timeout, deadline, owner):
+        if is_inside(self._lock):
+            raise self.refusal_inside()
         state = self._state
         lease = Lease()
         lease.pool = self
@@ -206,6 +209,14 @@ class QueueMixin:
                 f"{self._describe()}"
             )
         raise without_frames(refusal)
+
+    def refusal_inside(self):
+        """Return the error for who waits in the midst of another call."""
+        return PoolDeadlock(
+            f"A connection of the pool {self.name!r} can't be waited for here: this "
+            "code is a finalizer, or a signal handler, that has interrupted its own "
+            "thread in the midst of a call of a pool."
+        )
 
     def _timed_out(self, timeout):
         error = PoolTimeout(

@@ -183,13 +183,14 @@ class Counters:
         Move what has come to ``held`` to the histogram. To append to a list
         is all that a borrower's time is spent on.
         """
-        held = self.held
-        count = len(held)
-        for seconds in held[:count]:
+        count = len(self.held)
+        held = self.held[:count]
+        # One step, so nothing appended meanwhile is lost. Before they're
+        # counted: a finalizer may ask for statistics in between.
+        del self.held[:count]
+        for seconds in held:
             self.use_buckets[bucket_of(seconds)] += 1
             self.use_total += seconds
-        # One step, so nothing appended meanwhile is lost.
-        del held[:count]
 
     def keep_uses(self, slot):
         """Keep what a slot has counted of its uses before it's gone."""

@@ -9,10 +9,13 @@ import threading
 import time
 from contextlib import contextmanager
 
+from .reentry import is_inside
+
 logger = logging.getLogger("django.db.pool")
 
 # Held for a few steps, and while a connection is cut, which waits for nobody.
-_lock = threading.Lock()
+# Reentrant, so that it knows its holder: see reentry.
+_lock = threading.RLock()
 # It's entered by its lock, whose __enter__() is one step: an exception such as
 # KeyboardInterrupt may come between those of a Condition, after it's locked.
 _changed = threading.Condition(_lock)
@@ -41,11 +44,12 @@ def time_limit(seconds, cut):
     thread, to have what the block waits for fail. It isn't called any more
     when the block is over. The value of the context is a Limit.
 
-    cut: None if there's no way to do that; then there's no limit.
+    cut: None if there's no way to do that; then there's no limit. Nor is there
+        one in a finalizer that came in the midst of this module's work.
     """
     limit = Limit(time.monotonic() + seconds, cut)
     try:
-        if cut is not None:
+        if cut is not None and not is_inside(_lock):
             _add(limit)
         yield limit
     finally:
@@ -100,7 +104,7 @@ def _cut(limit):
 def forget():
     """After a fork, in the child: there's no thread."""
     global _lock, _changed, _thread
-    _lock = threading.Lock()
+    _lock = threading.RLock()
     _changed = threading.Condition(_lock)
     _limits.clear()
     _thread = None

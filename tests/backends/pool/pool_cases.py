@@ -62,6 +62,9 @@ class HookedLock:
     def __exit__(self, *exc_info):
         return self.lock.__exit__(*exc_info)
 
+    def _is_owned(self):
+        return self.lock._is_owned()
+
 
 def hook_lock(pool, hook):
     """

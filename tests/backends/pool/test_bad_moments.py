@@ -115,7 +115,7 @@ class MaintenanceTests(SimpleTestCase):
         inbox = maintenance._inbox
 
         def put(message):
-            locked.append(maintenance._lock.locked())
+            locked.append(maintenance._lock._is_owned())
             inbox.put(message)
 
         checked = SimpleNamespace(

@@ -368,9 +368,8 @@ class ReportTests(LeaseTestCase):
             cursor = self.wrapper.cursor()
             cursor.execute("SELECT 1")
             cursor.close.pin.since -= 2 * pins.REPORT_CURSORS_AFTER
-            with self.drop_undisturbed():
-                del cursor
-                gc.collect()
+            del cursor
+            gc.collect()
 
         self.assertReported(drop_it, "cursor")
 

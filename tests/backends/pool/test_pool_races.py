@@ -349,7 +349,7 @@ class LockTests(PoolTestCase):
 
             def guarded(*args):
                 called.add(name)
-                if not pool.is_locked():
+                if not pool._lock._is_owned():
                     unlocked.add(name)
                 return method(*args)
 

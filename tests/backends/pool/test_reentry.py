@@ -1,0 +1,310 @@
+"""
+Calls of a pool in the midst of others of the same thread, as finalizers and
+signal handlers make them: none hangs, and nothing is lost.
+"""
+
+import itertools
+import os
+import sys
+import threading
+import unittest
+from unittest import mock
+
+from django.db.pool import PoolDeadlock, PoolTimeout, deadlock, maintenance, watch
+from django.test import SimpleTestCase
+
+from .fakes import Call, borrow, make_pool, warm
+from .pool_cases import BRIEF, PoolTestCase
+from .utils import SOON
+
+POOL_MODULES = os.path.dirname(maintenance.__file__)
+
+
+class Interruption:
+    """
+    A handler called by this thread before one of the bytecode instructions
+    that it executes in the modules of the pool.
+    """
+
+    def __enter__(self):
+        self.handler = None
+        self.thread = threading.get_ident()
+        monitoring = sys.monitoring
+        self.tool = next(n for n in range(6) if monitoring.get_tool(n) is None)
+        monitoring.use_tool_id(self.tool, "django-pool-tests")
+        instruction = monitoring.events.INSTRUCTION
+        monitoring.register_callback(self.tool, instruction, self._on_instruction)
+        monitoring.set_events(self.tool, instruction)
+        return self
+
+    def __exit__(self, *exc_info):
+        sys.monitoring.set_events(self.tool, 0)
+        sys.monitoring.free_tool_id(self.tool)
+
+    def call(self, function, handler, number):
+        """
+        Call a function and, before instruction number so and so, a handler.
+        Return whether there are so many.
+        """
+        self.left = number
+        self.handler = handler
+        try:
+            function()
+        finally:
+            has_come = self.handler is None
+            self.handler = None
+        return has_come
+
+    def _on_instruction(self, code, offset):
+        if not code.co_filename.startswith(POOL_MODULES):
+            return sys.monitoring.DISABLE
+        if self.handler is None or threading.get_ident() != self.thread:
+            return None
+        self.left -= 1
+        if self.left < 0:
+            handler, self.handler = self.handler, None
+            handler()
+
+
+@unittest.skipUnless(
+    hasattr(sys, "monitoring"), "Calls are interrupted by sys.monitoring of CPython."
+)
+class AnyStepTests(PoolTestCase):
+    """A handler comes at each step of a call."""
+
+    size = 3
+    # To come at each instruction would take minutes.
+    stride = 11
+    handlers = "acquire", "discard", "drain", "stats"
+
+    def calls(self, pool, held):
+        """
+        Return functions by name that use a pool in all the ways that take its
+        lock. Some of them end one of the leases held.
+        """
+
+        def acquire():
+            pool.release(borrow(pool, timeout=BRIEF))
+
+        def wait():
+            with mock.patch.object(pool._state, "max_size", 1):
+                pool.acquire(timeout=BRIEF)
+
+        def fail():
+            lease = pool.acquire(timeout=BRIEF)
+            if lease.connection is None:
+                pool.failed(lease, OSError("There's no server."))
+            else:
+                pool.release(lease)
+
+        def release_expired():
+            lease = held.pop()
+            lease.slot.expires_at = 0
+            pool.release(lease)
+
+        calls = {
+            "acquire": acquire,
+            "wait": wait,
+            "fail": fail,
+            "release": release_expired,
+            "release_dirty": lambda: pool.release_dirty(held.pop()),
+            "discard": lambda: pool.discard(held.pop()),
+            "discard_dead": pool.discard_dead,
+            "drain": pool.drain,
+            "resize": lambda: pool.resize(max_size=self.size),
+            "stats": pool.stats,
+            "maintain": pool.maintain,
+        }
+
+        def or_refused(function):
+            def call():
+                try:
+                    function()
+                except (PoolDeadlock, PoolTimeout):
+                    pass
+
+            return call
+
+        return {name: or_refused(function) for name, function in calls.items()}
+
+    def interrupt(self, interruption, call, handler, number):
+        pool = make_pool(max_size=self.size)
+        pool.pooling.reset_in_time = lambda *args: True
+        held = [borrow(pool) for _ in range(2)]
+        calls = self.calls(pool, held)
+        has_come = interruption.call(calls[call], calls[handler], number)
+        for lease in held:
+            pool.release(lease)
+        done = threading.Event()
+        maintenance.put(done.set)
+        maintenance.wake()
+        self.assertIs(done.wait(SOON), True)
+        # As the maintenance thread does before long. It doesn't know the
+        # pools of this test.
+        pool.maintain()
+        self.assertPool(pool, in_use=0, connecting=0, resetting=0, waiting=0)
+        for lease in [borrow(pool, timeout=SOON) for _ in range(self.size)]:
+            pool.release(lease)
+        self.assertEqual(pool.pooling.server.violations, [])
+        return has_come
+
+    def interrupt_everywhere(self, call, handler):
+        """Return how often the handler has interrupted the call."""
+        with Interruption() as interruption:
+            for count in itertools.count():
+                number = count * self.stride
+                try:
+                    has_come = self.interrupt(interruption, call, handler, number)
+                except BaseException as e:
+                    e.add_note(f"{handler} at instruction {number} of {call}")
+                    raise
+                if not has_come:
+                    return count
+
+    def test_any_call_in_any_other(self):
+        calls = self.calls(make_pool(), [])
+        for call, handler in itertools.product(calls, self.handlers):
+            with self.subTest(call=call, handler=handler):
+                # Somewhere else, for it might hang.
+                count = Call(self.interrupt_everywhere, call, handler).result()
+                self.assertGreater(count, 1)
+
+
+def call_with(lock, function, *args):
+    """
+    Call a function in a thread that holds a lock. Return what it returns.
+    """
+
+    def call():
+        with lock:
+            return function(*args)
+
+    return Call(call).result()
+
+
+class LockedTests(PoolTestCase):
+    """What's done while this thread holds a lock."""
+
+    def setUp(self):
+        self.pool = make_pool(max_size=2)
+
+    def assertPutOff(self, function, *args):
+        with mock.patch.object(maintenance, "put") as put:
+            before = self.pool.stats()
+            call_with(self.pool._lock, function, *args)
+            self.assertEqual(self.pool.stats(), before)
+        [(step,)] = [call.args for call in put.call_args_list]
+        step()
+        self.assertNotEqual(self.pool.stats(), before)
+
+    def test_calls_that_can_wait(self):
+        lease = borrow(self.pool)
+        self.assertPutOff(self.pool.count_pin, "cursor")
+        self.assertPutOff(self.pool.resize, 0, 3)
+        self.assertPutOff(self.pool.discard, lease)
+        self.assertPutOff(self.pool.release_dirty, borrow(self.pool))
+        warm(self.pool, 1)
+        self.assertPutOff(self.pool.drain)
+        lease = borrow(self.pool)
+        self.pool.drain()
+        self.assertPutOff(self.pool.release, lease)
+        warm(self.pool, 1)
+        self.assertPutOff(self.pool.close)
+
+    def test_what_needs_no_lock(self):
+        """A return that nobody waits for isn't put off."""
+        lease = borrow(self.pool)
+        call_with(self.pool._lock, self.pool.release, lease)
+        self.assertPool(self.pool, idle=1)
+        lease = call_with(self.pool._lock, self.pool.acquire)
+        self.pool.release(lease)
+
+    def test_borrower_that_would_wait(self):
+        for lock in (self.pool._lock, deadlock._lock):
+            with self.subTest(lock=lock):
+                leases = [borrow(self.pool) for _ in range(2)]
+                message = (
+                    "A connection of the pool 'fake' can't be waited for here: this "
+                    "code is a finalizer, or a signal handler, that has interrupted "
+                    "its own thread in the midst of a call of a pool."
+                )
+                with self.assertRaisesMessage(PoolDeadlock, message):
+                    call_with(lock, self.pool.acquire)
+                for lease in leases:
+                    self.pool.release(lease)
+                self.assertNothingLost(self.pool, 2)
+
+    def test_wait_in_the_midst_of_the_beginning_of_another(self):
+        """It has noted, and forgotten, that the thread waits."""
+        pool = make_pool(max_size=1)
+        lease = borrow(pool)
+        find_stuck = deadlock._find_stuck
+
+        def find(*args):
+            with self.assertRaises(PoolDeadlock):
+                pool.acquire(timeout=BRIEF)
+            return find_stuck(*args)
+
+        with (
+            mock.patch.object(deadlock, "_find_stuck", find),
+            self.assertRaises(PoolTimeout),
+        ):
+            pool.acquire(timeout=BRIEF)
+        pool.release(lease)
+        self.assertNothingLost(pool, 1)
+
+
+class OtherLocksTests(SimpleTestCase):
+    def test_maintenance(self):
+        done = threading.Event()
+        maintenance.put(done.set)
+        call_with(maintenance._lock, maintenance.wake)
+        maintenance.wake()
+        self.assertIs(done.wait(SOON), True)
+
+    def test_maintenance_thread_that_is_about_to_end(self):
+        """Who comes just before it's known to have ended isn't left alone."""
+        done = threading.Event()
+        retire = maintenance._retire
+        inbox = maintenance._inbox
+        come = []
+
+        class Inbox:
+            """A finalizer comes after it was found to be empty."""
+
+            def __getattr__(self, name):
+                return getattr(inbox, name)
+
+            def empty(self):
+                if come or not inbox.empty():
+                    return inbox.empty()
+                come.append(True)
+                maintenance.put(done.set)
+                maintenance.wake()
+                return True
+
+        def retire_interrupted():
+            maintenance._inbox = Inbox()
+            try:
+                return retire()
+            finally:
+                maintenance._inbox = inbox
+
+        with (
+            mock.patch.object(maintenance, "_retire", retire_interrupted),
+            mock.patch("django.db.pool.registry.all_pools", return_value=[]),
+        ):
+            maintenance.wake()
+            self.assertIs(done.wait(SOON), True)
+        self.assertEqual(come, [True])
+
+    def test_time_limit(self):
+        """There's none then, and none is left over."""
+
+        def limited():
+            with watch.time_limit(0, self.fail) as limit:
+                return limit
+
+        limit = call_with(watch._lock, limited)
+        self.assertIs(limit.exceeded, False)
+        self.assertNotIn(limit, watch._limits)
