@@ -368,11 +368,7 @@ class OpenCursor:
             # The garbage collector may run anywhere: nothing that's under way
             # may lose its connection. Then the next statement gives back.
             wrapper = borrower.wrapper()
-            if (
-                wrapper is not None
-                and may_use(wrapper)
-                and not borrower.is_borrowing
-            ):
+            if wrapper is not None and may_use(wrapper) and not borrower.is_borrowing:
                 if self.pin is not None:
                     report_pin(self.pin, borrower.pool.name)
                 borrower.policy.rest(borrower, wrapper)
