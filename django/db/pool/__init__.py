@@ -9,7 +9,7 @@ from .exceptions import LeaseEnded, PoolClosed, PoolDeadlock, PoolFull, PoolTime
 from .lease import Lease
 from .options import PoolOptions
 from .pool import ConnectionPool
-from .stats import Histogram, PoolStats
+from .stats import Histogram, PoolStats, WorkerStats, worker_stats
 
 __all__ = [
     "ConnectionPool",
@@ -22,4 +22,6 @@ __all__ = [
     "PoolOptions",
     "PoolStats",
     "PoolTimeout",
+    "WorkerStats",
+    "worker_stats",
 ]

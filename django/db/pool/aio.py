@@ -15,7 +15,7 @@ from weakref import ref
 
 from asgiref.sync import AsyncToSync, SyncToAsync
 
-from django.db import connections
+from django.db import connections, router
 from django.db.async_routing import (
     _pool_settings,
     current_block,
@@ -39,7 +39,7 @@ _kept = ContextVar("kept", default=())
 # settings.
 _resized = set()
 # A copy of the databases' settings, and what follows from them.
-_known = None, False, ()
+_known = None, False, (), set()
 
 
 # ##### Where to run #####
@@ -81,7 +81,7 @@ def is_bound():
 def _look_at_settings():
     """
     Return what follows from the settings of all databases: what
-    _can_all_pool() and _limits() return.
+    _can_all_pool(), _limits() and _others() return.
     """
     global _known
     settings, *known = _known
@@ -89,7 +89,7 @@ def _look_at_settings():
     # reading what's needed in them.
     if settings != connections.settings:
         settings = snapshot(connections.settings)
-        known = [_can_all_pool(), _limits()]
+        known = [_can_all_pool(), _limits(), _others()]
         _known = settings, *known
     if _resized:
         # That isn't remembered: these pools may be gone next time.
@@ -104,13 +104,41 @@ def _can_all_pool():
     """
     for alias, settings_dict in connections.settings.items():
         wrapper = connections.create_connection(alias)
-        options = _pool_settings(settings_dict)
-        if isinstance(options, dict) and options.get("concurrent_async"):
+        if _is_concurrent(settings_dict):
             if not wrapper.pooling_class.can_pool(wrapper):
                 return False
         elif wrapper.pooling_class.is_of_one_thread(wrapper):
             return False
     return True
+
+
+def _is_concurrent(settings_dict):
+    options = _pool_settings(settings_dict)
+    return isinstance(options, dict) and bool(options.get("concurrent_async"))
+
+
+def _others():
+    """Return the aliases of the databases without concurrent_async."""
+    return {
+        alias
+        for alias, settings_dict in connections.settings.items()
+        if not _is_concurrent(settings_dict)
+    }
+
+
+def _is_for_another(target, using=None):
+    """
+    Return whether a queryset, a manager or a model instance uses a database
+    without concurrent_async. Its operations run as if no other had the option.
+    """
+    if not (others := _look_at_settings()[2]):
+        return False
+    if using is None:
+        if hasattr(target, "_meta"):
+            using = router.db_for_write(target.__class__, instance=target)
+        else:
+            using = getattr(target, "db", None)
+    return isinstance(using, str) and using in others
 
 
 def _limits(ask_pools=False):
@@ -124,8 +152,8 @@ def _limits(ask_pools=False):
     timeout = 0.0
     max_waiting = None
     for alias, settings_dict in connections.settings.items():
-        options = _pool_settings(settings_dict)
-        if isinstance(options, dict) and options.get("concurrent_async"):
+        if _is_concurrent(settings_dict):
+            options = _pool_settings(settings_dict)
             pool = connections[alias].pool if ask_pools else None
             size += pool.max_size if pool else _option(options, "max_size")
             timeout = max(timeout, _option(options, "timeout"))
@@ -149,10 +177,11 @@ resize_listeners.append(_follow_size)
 
 async def run(func, /, *args, **kwargs):
     """Run a function that needs nothing of its thread but connections."""
-    if getattr(queryset := getattr(func, "__self__", None), "_deferred_filter", None):
+    target = getattr(func, "__self__", None)
+    if getattr(target, "_deferred_filter", None):
         # The first to ask for its query changes it. Here, no other task does.
-        queryset.query
-    if is_bound():
+        target.query
+    if is_bound() or _is_for_another(target, kwargs.get("using")):
         return await SyncToAsync(func)(*args, **kwargs)
     if (hold := _own_hold()) is not None:
         return await hold.run(func, *args, **kwargs)
@@ -238,9 +267,9 @@ class Hold:
         # another, or the same because it was canceled.
         self.lock = threading.Lock()
 
-    async def start(self):
+    async def start(self, queryset=None):
         self.task = asyncio.current_task()
-        if is_bound():
+        if is_bound() or (queryset is not None and _is_for_another(queryset)):
             return self
         if (outer := _own_hold()) is not None:
             self.outer = outer
@@ -363,7 +392,7 @@ async def iterate(iterable, chunk_size):
     """
     iterable.queryset = copy_of(iterable.queryset)
     generator = iter(iterable)
-    hold = await Hold().start()
+    hold = await Hold().start(iterable.queryset)
     try:
         while True:
             chunk = await hold.run(_slice, generator, chunk_size, hold)

@@ -127,6 +127,43 @@ class PoolStats:
     open: Histogram
 
 
+@dataclass(frozen=True, slots=True)
+class WorkerStats:
+    """
+    A snapshot of the workers that asynchronous operations borrow and of the
+    line for them, as returned by ``worker_stats()``. Times are in seconds.
+
+    max_size: workers that may be in use at a time.
+    in_use: workers that are.
+    waiting: operations in line.
+    oldest_wait: age of the one waiting longest, 0.0 if none waits.
+    waited: times that an operation was served after standing in line.
+    timeouts: operations that gave up at their deadline.
+    refused: operations turned away at ``max_waiting``.
+    wait: histogram of the time that those served stood in line.
+    """
+
+    max_size: int
+    in_use: int
+    waiting: int
+    oldest_wait: float
+    waited: int
+    timeouts: int
+    refused: int
+    wait: Histogram
+
+
+def worker_stats():
+    """
+    Return a WorkerStats. With ``concurrent_async``, operations wait for a
+    worker before they borrow from a pool, whichever that will be.
+    """
+    # Not needed by who has no asynchronous code.
+    from . import waiting
+
+    return waiting.line.stats()
+
+
 class Counters:
     """The numbers behind PoolStats, as cheap to change as Python allows."""
 

@@ -12,6 +12,7 @@ import time
 from collections import deque
 
 from .exceptions import PoolDeadlock, PoolFull, PoolTimeout
+from .stats import BUCKETS, Histogram, WorkerStats, bucket_of
 
 
 class _Place:
@@ -19,13 +20,15 @@ class _Place:
     A place in the line. Whoever serves it sets served, under the lock.
 
     kept: how many of those inside go on only after it was served.
+    since: when it was taken.
     """
 
-    __slots__ = ("loop", "kept", "future", "served")
+    __slots__ = ("loop", "kept", "since", "future", "served")
 
-    def __init__(self, loop, kept):
+    def __init__(self, loop, kept, since):
         self.loop = loop
         self.kept = kept
+        self.since = since
         self.future = loop.create_future()
         self.served = False
 
@@ -57,6 +60,11 @@ class Line:
         self.inside = 0
         # How many may be inside.
         self.limit = 0
+        # What has happened so far, see WorkerStats.
+        self.timeouts = 0
+        self.refused = 0
+        self.wait_buckets = [0] * BUCKETS
+        self.wait_total = 0.0
         self._clock = clock
 
     async def enter(self, limit, timeout, max_waiting, kept=0):
@@ -83,13 +91,13 @@ class Line:
                     "after the block, or raise max_size."
                 )
             if max_waiting is not None and len(self.places) >= max_waiting:
+                self.refused += 1
                 raise PoolFull(
                     f"{max_waiting} operations wait for a worker already, which is "
                     f"max_waiting. {self.inside} are running."
                 )
-            place = _Place(asyncio.get_running_loop(), kept)
+            place = _Place(asyncio.get_running_loop(), kept, self._clock())
             self.places.append(place)
-        begun = self._clock()
         # Not asyncio.timeout(): it would cancel the task.
         alarm = place.loop.call_later(timeout, place.end_wait)
         try:
@@ -100,11 +108,32 @@ class Line:
         finally:
             alarm.cancel()
         if self._leave_place(place, keep=True):
+            with self.lock:
+                self.timeouts += 1
             raise PoolTimeout(
                 f"No worker was free within {timeout:g} s: {self.inside} operations "
                 f"are running, {len(self.places)} are waiting."
             )
-        return self._clock() - begun
+        waited = self._clock() - place.since
+        with self.lock:
+            self.wait_buckets[bucket_of(waited)] += 1
+            self.wait_total += waited
+        return waited
+
+    def stats(self):
+        """Return a WorkerStats."""
+        with self.lock:
+            oldest = self.places[0].since if self.places else None
+            return WorkerStats(
+                max_size=self.limit,
+                in_use=self.inside,
+                waiting=len(self.places),
+                oldest_wait=0.0 if oldest is None else self._clock() - oldest,
+                waited=sum(self.wait_buckets),
+                timeouts=self.timeouts,
+                refused=self.refused,
+                wait=Histogram.read(self.wait_buckets, self.wait_total),
+            )
 
     def set_limit(self, limit):
         """Change how many may be inside, for those who wait already."""

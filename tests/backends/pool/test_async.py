@@ -4,13 +4,22 @@ import asyncio
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from unittest import mock
 
 from asgiref.sync import ThreadSensitiveContext, async_to_sync, sync_to_async
 from backends.models import Square
 
 from django.db import DatabaseError, async_routing, connections, transaction
-from django.db.pool import PoolFull, PoolTimeout, aio, giving_back, waiting
+from django.db.backends.signals import connection_created
+from django.db.pool import (
+    PoolFull,
+    PoolTimeout,
+    aio,
+    giving_back,
+    waiting,
+    worker_stats,
+)
 from django.db.transaction import TransactionManagementError
 from django.test.utils import CaptureQueriesContext
 
@@ -224,6 +233,38 @@ class OperationTests(AsyncPoolTestCase):
 
         asyncio.run(main())
 
+    async def test_stats(self):
+        clock = FakeClock()
+        line = waiting.Line(clock)
+        self.enterContext(mock.patch.object(waiting, "line", line))
+
+        def assertStats(**changes):
+            found = asdict(worker_stats())
+            self.assertEqual({name: found[name] for name in changes}, changes)
+
+        assertStats(max_size=0, in_use=0, waiting=0, oldest_wait=0.0, waited=0)
+        self.assertEqual(await line.enter(1, SOON, 2), 0.0)
+        assertStats(max_size=1, in_use=1, waiting=0, waited=0)
+        first = asyncio.create_task(line.enter(1, SOON, 2))
+        await asyncio.sleep(0)
+        clock.advance(2.0)
+        second = asyncio.create_task(line.enter(1, SOON, 2))
+        await asyncio.sleep(0)
+        assertStats(in_use=1, waiting=2, oldest_wait=2.0)
+        with self.assertRaises(PoolFull):
+            await line.enter(1, SOON, 2)
+        assertStats(refused=1, waiting=2)
+        clock.advance(1.0)
+        line.leave()
+        self.assertEqual(await first, 3.0)
+        assertStats(in_use=1, waiting=1, oldest_wait=1.0, waited=1, timeouts=0)
+        self.assertEqual(worker_stats().wait.total, 3.0)
+        # As at the deadline.
+        line.places[0].end_wait()
+        with self.assertRaises(PoolTimeout):
+            await second
+        assertStats(in_use=1, waiting=0, waited=1, timeouts=1, refused=1)
+
     def test_cancelled_waiter_loses_nothing(self):
         self.use_pool(max_size=1)
         go_on = threading.Event()
@@ -278,7 +319,7 @@ class OperationTests(AsyncPoolTestCase):
         line = waiting.Line()
         await line.enter(1, SOON, None)
         loop = asyncio.new_event_loop()
-        line.places.append(waiting._Place(loop, 0))
+        line.places.append(waiting._Place(loop, 0, 0.0))
         loop.close()
         task = asyncio.create_task(line.enter(1, SOON, None))
         await asyncio.sleep(0)
@@ -690,6 +731,47 @@ class OtherDatabasesTests(AsyncPoolTestCase):
     def test_file(self):
         self.add_sqlite("another.sqlite3")
         self.assertIs(aio.is_bound(), False)
+
+    def test_operations_of_a_database_without_the_option(self):
+        """They run in one thread, on one connection."""
+        settings_dict = {**connections[ALIAS].settings_dict, "POOL": None}
+        self.enterContext(
+            mock.patch.dict(connections.settings, {"another": settings_dict})
+        )
+        allowed = {*self.databases, "another"}
+        self.enterContext(mock.patch.object(type(self), "databases", allowed))
+
+        def forget():
+            connections["another"].close()
+            del connections["another"]
+
+        async def main():
+            squares = Square.objects.using("another")
+            await squares.acount()
+            opened = []
+
+            def receive(connection, **kwargs):
+                opened.append(connection.alias)
+
+            connection_created.connect(receive)
+            try:
+                square = await squares.acreate(root=1, square=1)
+                self.assertEqual(await squares.acount(), 1)
+                self.assertEqual([found async for found in squares], [square])
+                self.assertEqual(
+                    [found async for found in squares.aiterator()], [square]
+                )
+                square.square = 2
+                await square.asave()
+                await Square(root=2, square=4).asave(using="another")
+                await square.adelete(using="another")
+            finally:
+                connection_created.disconnect(receive)
+                await sync_to_async(forget)()
+            return opened
+
+        self.assertEqual(asyncio.run(main()), [])
+        self.assertEqual(self.workers.all, set())
 
 
 class OffTests(AsyncPoolTestCase):
