@@ -58,7 +58,10 @@ class Histogram:
         """
         Return the upper limit, in seconds, of the bucket in which the given
         fraction (0 to 1) of the times is reached. 0.0 if it never happened.
+        Raise ValueError if it's another number.
         """
+        if not 0 <= fraction <= 1:
+            raise ValueError(f"A fraction is from 0 to 1, not {fraction!r}.")
         wanted = fraction * self.count
         seen = 0
         for limit, count in self.counts:

@@ -396,6 +396,9 @@ class StatsTests(PoolTestCase):
         self.assertEqual((histogram.count, histogram.mean), (4, 0.5))
         self.assertEqual(histogram.quantile(0.5), 8e-6)
         self.assertEqual(histogram.quantile(1), 32e-6)
+        for fraction in (-0.1, 50):
+            with self.assertRaisesMessage(ValueError, f"not {fraction}."):
+                histogram.quantile(fraction)
 
     def test_empty_histogram(self):
         histogram = Histogram.read([0] * 10, 0.0)

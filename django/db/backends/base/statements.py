@@ -20,6 +20,9 @@ MAX_REMEMBERED = 4096
 # many keys, are long, and seldom come again.
 MAX_REMEMBERED_LENGTH = 2000
 
+# What can be explained, which doesn't execute it.
+EXPLAINED = ("SELECT", "UPDATE", "DELETE", "WITH")
+
 # Blanks, comments and parentheses, then up to two words, of which the second
 # isn't the first part of a dotted name. Databases don't agree on where a
 # comment ends that holds a carriage return or another comment: there's no

@@ -1,7 +1,7 @@
 from weakref import WeakKeyDictionary
 
 from django.db.backends.base.pooling import BaseDatabasePooling
-from django.db.backends.base.statements import StatementJudge
+from django.db.backends.base.statements import EXPLAINED, StatementJudge
 
 # SERVER_STATUS_IN_TRANS of the client/server protocol.
 IN_TRANSACTION = 1
@@ -24,6 +24,7 @@ class DatabasePooling(BaseDatabasePooling):
         # the server executes.
         suspicious=r"(?<!@)@(?!@)|\bget_lock\b|\brelease_(?:all_)?locks?\b|/\*M?!",
         hints=["@", "get_lock", "release_", "/*!", "/*m!"],
+        harmless_pairs={"EXPLAIN": [*EXPLAINED, "FORMAT"]},
         # mysqlclient doesn't tell whether there's a transaction to roll back,
         # which takes a round trip. SET STATEMENT ... FOR may begin one.
         session_only=(r"\s*(?:CREATE|DROP|LOCK|USE|SET\b(?!(?s:.*)\bSTATEMENT\b))\b"),

@@ -2,7 +2,7 @@ import copy
 from operator import attrgetter, itemgetter
 
 from django.db.backends.base.pooling import BaseDatabasePooling
-from django.db.backends.base.statements import StatementJudge
+from django.db.backends.base.statements import EXPLAINED, StatementJudge
 
 from .psycopg_any import is_psycopg3
 
@@ -89,7 +89,10 @@ class DatabasePooling(BaseDatabasePooling):
             'u&"',
         ],
         into_creates=True,
-        harmless_pairs={"SET": ["LOCAL", "TRANSACTION", "CONSTRAINTS"]},
+        harmless_pairs={
+            "SET": ["LOCAL", "TRANSACTION", "CONSTRAINTS"],
+            "EXPLAIN": EXPLAINED,
+        },
     )
 
     # In both drivers, 0 is the status of a connection that is idle and not in

@@ -4,7 +4,7 @@ from functools import lru_cache, wraps
 from operator import attrgetter
 
 from django.db.backends.base.pooling import BaseDatabasePooling
-from django.db.backends.base.statements import StatementJudge
+from django.db.backends.base.statements import EXPLAINED, StatementJudge
 
 # Pragmas that only read.
 READING_PRAGMAS = (
@@ -66,7 +66,10 @@ class DatabasePooling(BaseDatabasePooling):
         ["SELECT", "INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"],
         suspicious=r"\bload_extension\b",
         hints=["load_extension"],
-        harmless_pairs={"PRAGMA": READING_PRAGMAS.upper().split("|")},
+        harmless_pairs={
+            "PRAGMA": READING_PRAGMAS.upper().split("|"),
+            "EXPLAIN": [*EXPLAINED, "QUERY"],
+        },
     )
 
     @classmethod
