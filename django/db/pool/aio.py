@@ -264,8 +264,9 @@ class Hold:
         # Holds that use this one's worker, itself included.
         self.users = 1
         # Held for a few steps. The worker may end one while its task ends
-        # another, or the same because it was canceled.
-        self.lock = threading.Lock()
+        # another, or the same because it was canceled. Reentrant, for the
+        # garbage collector may end one of the same worker in between.
+        self.lock = threading.RLock()
 
     async def start(self, queryset=None):
         self.task = asyncio.current_task()

@@ -11,7 +11,9 @@ import threading
 import time
 from collections import deque
 
+from . import maintenance
 from .exceptions import PoolDeadlock, PoolFull, PoolTimeout
+from .reentry import is_inside
 from .stats import BUCKETS, Histogram, WorkerStats, bucket_of
 
 
@@ -54,8 +56,9 @@ class Line:
     """
 
     def __init__(self, clock=time.monotonic):
-        # Held for a few bytecodes.
-        self.lock = threading.Lock()
+        # Held for a few bytecodes. Reentrant, so that it knows its holder: a
+        # coroutine that was dropped may be closed anywhere, see reentry.
+        self.lock = threading.RLock()
         self.places = deque()
         self.inside = 0
         # How many may be inside.
@@ -146,6 +149,9 @@ class Line:
         Give up a place. If it was served just before, keep says whether to
         keep what was got. Return whether it wasn't served.
         """
+        if is_inside(self.lock):
+            self._put_off(self._leave_place, place)
+            return True
         with self.lock:
             if not place.served:
                 # Unless _serve() found nobody there.
@@ -158,9 +164,17 @@ class Line:
 
     def leave(self):
         """Let the next one in."""
+        if is_inside(self.lock):
+            self._put_off(self.leave)
+            return
         with self.lock:
             self.inside -= 1
             self._serve()
+
+    def _put_off(self, *step):
+        maintenance.put(*step)
+        # There may be no connection, and so no thread.
+        maintenance.wake()
 
     def _serve(self):
         """Let in as many as may be, with the lock held."""

@@ -3,6 +3,7 @@ Calls of a pool in the midst of others of the same thread, as finalizers and
 signal handlers make them: none hangs, and nothing is lost.
 """
 
+import asyncio
 import itertools
 import os
 import sys
@@ -10,10 +11,18 @@ import threading
 import unittest
 from unittest import mock
 
-from django.db.pool import PoolDeadlock, PoolTimeout, deadlock, maintenance, watch
+from django.db.pool import (
+    PoolDeadlock,
+    PoolTimeout,
+    aio,
+    deadlock,
+    maintenance,
+    waiting,
+    watch,
+)
 from django.test import SimpleTestCase
 
-from .fakes import Call, borrow, make_pool, warm
+from .fakes import Call, borrow, make_pool, wait_until, warm
 from .pool_cases import BRIEF, PoolTestCase
 from .utils import SOON
 
@@ -297,6 +306,42 @@ class OtherLocksTests(SimpleTestCase):
             maintenance.wake()
             self.assertIs(done.wait(SOON), True)
         self.assertEqual(come, [True])
+
+    def test_line_of_operations(self):
+        """A coroutine that was dropped is closed there."""
+        line = waiting.Line()
+        asyncio.run(line.enter(1, SOON, None))
+        call_with(line.lock, line.leave)
+        wait_until(lambda: not line.inside)
+        asyncio.run(line.enter(1, SOON, None))
+        loop = asyncio.new_event_loop()
+        coroutine = line.enter(1, SOON, None)
+
+        async def begin():
+            coroutine.send(None)
+
+        loop.run_until_complete(begin())
+        call_with(line.lock, coroutine.close)
+        wait_until(lambda: not line.places)
+        line.leave()
+        self.assertEqual(line.inside, 0)
+        loop.close()
+
+    def test_worker_of_several_holds(self):
+        """A dropped iterator ends its own while another one ends."""
+        outer, first, second = aio.Hold(), aio.Hold(), aio.Hold()
+        first.outer = second.outer = outer
+        outer.users = 3
+        outer.executor = mock.Mock()
+
+        def submit(last):
+            second.end()
+
+        outer.executor.submit = submit
+        Call(first.end, lambda: None).result()
+        outer.executor.release.assert_not_called()
+        outer.end()
+        outer.executor.release.assert_called_once_with(False)
 
     def test_time_limit(self):
         """There's none then, and none is left over."""
