@@ -168,7 +168,7 @@ class QueueMixin:
                     break
                 if now >= deadline:
                     state.counters.timeouts += 1
-                    raise self._timed_out(timeout)
+                    raise self._timed_out(timeout, gone=1)
                 if now >= wake_at:
                     # From now on the pool opens a connection for this waiter
                     # as soon as that's possible.
@@ -218,23 +218,28 @@ class QueueMixin:
             "thread in the midst of a call of a pool."
         )
 
-    def _timed_out(self, timeout):
+    def _timed_out(self, timeout, gone=0):
         error = PoolTimeout(
             f"The pool {self.name!r} had no connection within {timeout:g} s. "
-            f"{self._describe()}"
+            f"{self._describe(gone)}"
         )
         error.__cause__ = self._connect_error
         return error
 
-    def _describe(self):
-        """Say in a sentence what the pool looks like, without the lock."""
+    def _describe(self, gone=0):
+        """
+        Say in a sentence what the pool looks like, without the lock.
+
+        gone: how many of those in line don't wait any more.
+        """
         state = self._state
         now = self._clock()
         leased = [slot for slot in list(state.slots) if slot.status is LEASED]
+        waiting = len(state.waiters) - gone
         text = (
             f"Of at most {state.max_size} connections {len(leased)} are in use, "
             f"{len(state.idle)} idle and {state.opening} being opened; "
-            f"{len(state.waiters)} borrowers are waiting."
+            f"{waiting} {'borrower is' if waiting == 1 else 'borrowers are'} waiting."
         )
         if leased:
             longest = min(leased, key=lambda slot: slot.leased_at)

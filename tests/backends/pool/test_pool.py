@@ -402,6 +402,9 @@ class DeadlineTests(PoolTestCase):
         wait_for_line(pool, 2)
         with self.assertRaisesMessage(PoolTimeout, "2 borrowers are waiting"):
             pool.acquire(timeout=0)
+        # Who gives up doesn't wait any more.
+        with self.assertRaisesMessage(PoolTimeout, "2 borrowers are waiting"):
+            pool.acquire(timeout=BRIEF)
         pool.close()
         for call in calls:
             call.join()
