@@ -428,6 +428,34 @@ class TaskTests(AtomicTestCase):
         # By the worker of the one that was refused.
         self.assertEqual(served, 0)
 
+    def test_independent_closed_in_another_context(self):
+        """The garbage collector closes dropped coroutines wherever it runs."""
+        dropped = []
+
+        async def main():
+            async with atomic():
+                waiting = asyncio.get_running_loop().create_future()
+                coroutine = transaction.independent(waiting)
+                task = asyncio.create_task(coroutine)
+                await asyncio.sleep(0)
+                # As if nothing referred to the task any more.
+                task._log_destroy_pending = False
+                dropped.append(coroutine)
+
+        loop = asyncio.new_event_loop()
+        loop.run_until_complete(main())
+
+        async def bridged():
+            here = async_atomic.is_bridged(), async_routing.current_block.get()
+            dropped.pop().close()
+            self.assertEqual(
+                (async_atomic.is_bridged(), async_routing.current_block.get()), here
+            )
+            return here
+
+        self.assertEqual(async_to_sync(bridged)(), (True, None))
+        loop.close()
+
     def test_independent_task_that_the_block_does_not_wait_for(self):
         self.use_pool(max_size=1)
 
