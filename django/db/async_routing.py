@@ -37,6 +37,12 @@ def _pool_settings(settings_dict):
     return value
 
 
+def has_option(settings_dict, name):
+    """Return whether a database has a pool with an option set."""
+    options = _pool_settings(settings_dict)
+    return isinstance(options, dict) and bool(options.get(name))
+
+
 def has_pools(databases=None):
     """
     Return whether any database has a pool, of those given or of all that there

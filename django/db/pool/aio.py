@@ -20,6 +20,7 @@ from django.db.async_routing import (
     _pool_settings,
     current_block,
     current_operation,
+    has_option,
     used_wrappers,
 )
 
@@ -104,7 +105,7 @@ def _can_all_pool():
     """
     for alias, settings_dict in connections.settings.items():
         wrapper = connections.create_connection(alias)
-        if _is_concurrent(settings_dict):
+        if has_option(settings_dict, "concurrent_async"):
             if not wrapper.pooling_class.can_pool(wrapper):
                 return False
         elif wrapper.pooling_class.is_of_one_thread(wrapper):
@@ -112,17 +113,12 @@ def _can_all_pool():
     return True
 
 
-def _is_concurrent(settings_dict):
-    options = _pool_settings(settings_dict)
-    return isinstance(options, dict) and bool(options.get("concurrent_async"))
-
-
 def _others():
     """Return the aliases of the databases without concurrent_async."""
     return {
         alias
         for alias, settings_dict in connections.settings.items()
-        if not _is_concurrent(settings_dict)
+        if not has_option(settings_dict, "concurrent_async")
     }
 
 
@@ -130,8 +126,10 @@ def _is_for_another(target, using=None):
     """
     Return whether a queryset, a manager or a model instance uses a database
     without concurrent_async. Its operations run as if no other had the option.
+
+    Called after is_bound(), which has looked at the settings.
     """
-    if not (others := _look_at_settings()[2]):
+    if not (others := _known[3]):
         return False
     if using is None:
         if hasattr(target, "_meta"):
@@ -152,7 +150,7 @@ def _limits(ask_pools=False):
     timeout = 0.0
     max_waiting = None
     for alias, settings_dict in connections.settings.items():
-        if _is_concurrent(settings_dict):
+        if has_option(settings_dict, "concurrent_async"):
             options = _pool_settings(settings_dict)
             pool = connections[alias].pool if ask_pools else None
             size += pool.max_size if pool else _option(options, "max_size")

@@ -52,10 +52,17 @@ def put(step, *arguments):
     _inbox.put((step, *arguments))
 
 
+def put_and_wake(step, *arguments):
+    """The same, also if nothing has been opened so far: there's no thread."""
+    put(step, *arguments)
+    # Not before: it ends when there's nothing left to do.
+    wake()
+
+
 def put_off_inside(method):
     """
-    Have a pool's method called by the maintenance thread if this thread holds
-    the pool's lock, see reentry. True is returned then, and what the method
+    Have a method called by the maintenance thread if this thread holds the
+    lock of its object, see reentry. True is returned then, and what the method
     raises is logged.
     """
 
@@ -63,7 +70,7 @@ def put_off_inside(method):
     def call(self, *args, **kwargs):
         # is_inside(), without the call.
         if self._lock._is_owned():
-            put(partial(method, self, *args, **kwargs))
+            put_and_wake(partial(method, self, *args, **kwargs))
             return True
         return method(self, *args, **kwargs)
 

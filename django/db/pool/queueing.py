@@ -178,9 +178,7 @@ class QueueMixin:
                 first = next(iter(state.waiters), None)
             if now >= look_at:
                 if waiter is first:
-                    maintenance.put(type(self).reclaim_lost, self)
-                    # There's no thread if nothing has been opened so far.
-                    maintenance.wake()
+                    maintenance.put_and_wake(type(self).reclaim_lost, self)
                 look_at = now + min(2 * (now - waiter.since), LOOK_AT_LEAST_EVERY)
 
     def check_deadline(self, deadline):

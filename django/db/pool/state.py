@@ -689,9 +689,7 @@ class PoolState:
             self.idle.append(slot)
 
     def _serve(self, waiter, slot, now):
-        waited = now - waiter.since
-        self.counters.wait_buckets[bucket_of(waited)] += 1
-        self.counters.wait_total += waited
+        self.counters.note_wait(now - waiter.since)
         # Without a call in between, where an exception could come.
         waiter.slot = slot
         waiter.served = True

@@ -168,7 +168,10 @@ def worker_stats():
 
 
 class Counters:
-    """The numbers behind PoolStats, as cheap to change as Python allows."""
+    """
+    The numbers behind PoolStats and WorkerStats, as cheap to change as Python
+    allows.
+    """
 
     __slots__ = (
         "first_used",
@@ -207,6 +210,15 @@ class Counters:
         self.use_total = 0.0
         self.open_buckets = [0] * BUCKETS
         self.open_total = 0.0
+
+    def note_wait(self, seconds):
+        """Note for how long somebody stood in line who was served."""
+        self.wait_buckets[bucket_of(seconds)] += 1
+        self.wait_total += seconds
+
+    def read_waits(self):
+        """Return a Histogram of the waits so far."""
+        return Histogram.read(self.wait_buckets, self.wait_total)
 
     def note_use(self, slot, seconds):
         """
@@ -252,6 +264,7 @@ def read_stats(state, now, pinned):
     """Return the PoolStats of a PoolState, with the pool's lock held."""
     counters = state.counters
     uses = Histogram.read(*counters.read_uses(state.slots))
+    waits = counters.read_waits()
     # Those who have given back, and those who haven't.
     acquired = uses.count + state.in_use()
     oldest = next(iter(state.waiters), None)
@@ -270,14 +283,14 @@ def read_stats(state, now, pinned):
         pins=dict(counters.pins),
         acquired=acquired,
         reused=acquired - counters.first_used,
-        waited=sum(counters.wait_buckets),
+        waited=waits.count,
         timeouts=counters.timeouts,
         refused=counters.refused,
         abandoned=counters.abandoned,
         opened=counters.opened,
         open_failures=counters.open_failures,
         closed=dict(counters.closed),
-        wait=Histogram.read(counters.wait_buckets, counters.wait_total),
+        wait=waits,
         use=uses,
         open=Histogram.read(counters.open_buckets, counters.open_total),
     )

@@ -13,8 +13,7 @@ from collections import deque
 
 from . import maintenance
 from .exceptions import PoolDeadlock, PoolFull, PoolTimeout
-from .reentry import is_inside
-from .stats import BUCKETS, Histogram, WorkerStats, bucket_of
+from .stats import Counters, WorkerStats
 
 
 class _Place:
@@ -58,16 +57,12 @@ class Line:
     def __init__(self, clock=time.monotonic):
         # Held for a few bytecodes. Reentrant, so that it knows its holder: a
         # coroutine that was dropped may be closed anywhere, see reentry.
-        self.lock = threading.RLock()
+        self._lock = threading.RLock()
         self.places = deque()
         self.inside = 0
         # How many may be inside.
         self.limit = 0
-        # What has happened so far, see WorkerStats.
-        self.timeouts = 0
-        self.refused = 0
-        self.wait_buckets = [0] * BUCKETS
-        self.wait_total = 0.0
+        self.counters = Counters()
         self._clock = clock
 
     async def enter(self, limit, timeout, max_waiting, kept=0):
@@ -80,7 +75,7 @@ class Line:
         Raise PoolTimeout after timeout seconds, PoolFull if max_waiting others
         wait, and PoolDeadlock if all who are inside wait themselves.
         """
-        with self.lock:
+        with self._lock:
             self.limit = limit
             if self.inside < limit and not self.places:
                 self.inside += 1
@@ -94,7 +89,7 @@ class Line:
                     "after the block, or raise max_size."
                 )
             if max_waiting is not None and len(self.places) >= max_waiting:
-                self.refused += 1
+                self.counters.refused += 1
                 raise PoolFull(
                     f"{max_waiting} operations wait for a worker already, which is "
                     f"max_waiting. {self.inside} are running."
@@ -111,48 +106,46 @@ class Line:
         finally:
             alarm.cancel()
         if self._leave_place(place, keep=True):
-            with self.lock:
-                self.timeouts += 1
+            with self._lock:
+                self.counters.timeouts += 1
             raise PoolTimeout(
                 f"No worker was free within {timeout:g} s: {self.inside} operations "
                 f"are running, {len(self.places)} are waiting."
             )
         waited = self._clock() - place.since
-        with self.lock:
-            self.wait_buckets[bucket_of(waited)] += 1
-            self.wait_total += waited
+        with self._lock:
+            self.counters.note_wait(waited)
         return waited
 
     def stats(self):
         """Return a WorkerStats."""
-        with self.lock:
+        with self._lock:
             oldest = self.places[0].since if self.places else None
+            wait = self.counters.read_waits()
             return WorkerStats(
                 max_size=self.limit,
                 in_use=self.inside,
                 waiting=len(self.places),
                 oldest_wait=0.0 if oldest is None else self._clock() - oldest,
-                waited=sum(self.wait_buckets),
-                timeouts=self.timeouts,
-                refused=self.refused,
-                wait=Histogram.read(self.wait_buckets, self.wait_total),
+                waited=wait.count,
+                timeouts=self.counters.timeouts,
+                refused=self.counters.refused,
+                wait=wait,
             )
 
     def set_limit(self, limit):
         """Change how many may be inside, for those who wait already."""
-        with self.lock:
+        with self._lock:
             self.limit = limit
             self._serve()
 
+    @maintenance.put_off_inside
     def _leave_place(self, place, keep=False):
         """
         Give up a place. If it was served just before, keep says whether to
         keep what was got. Return whether it wasn't served.
         """
-        if is_inside(self.lock):
-            self._put_off(self._leave_place, place)
-            return True
-        with self.lock:
+        with self._lock:
             if not place.served:
                 # Unless _serve() found nobody there.
                 if place in self.places:
@@ -162,19 +155,12 @@ class Line:
             self.leave()
         return False
 
+    @maintenance.put_off_inside
     def leave(self):
         """Let the next one in."""
-        if is_inside(self.lock):
-            self._put_off(self.leave)
-            return
-        with self.lock:
+        with self._lock:
             self.inside -= 1
             self._serve()
-
-    def _put_off(self, *step):
-        maintenance.put(*step)
-        # There may be no connection, and so no thread.
-        maintenance.wake()
 
     def _serve(self):
         """Let in as many as may be, with the lock held."""

@@ -15,7 +15,7 @@ import time
 from concurrent.futures import Executor, Future
 
 from django.db import InterfaceError, connections
-from django.db.async_routing import _pool_settings
+from django.db.async_routing import has_option
 
 from . import registry
 from .giving_back import give_back_all
@@ -31,11 +31,10 @@ EXIT_TIMEOUT = 2.0
 
 def interrupts():
     """Return whether any database's queries are canceled on the server."""
-    for settings_dict in connections.settings.values():
-        options = _pool_settings(settings_dict)
-        if isinstance(options, dict) and options.get("cancel_queries"):
-            return True
-    return False
+    return any(
+        has_option(settings_dict, "cancel_queries")
+        for settings_dict in connections.settings.values()
+    )
 
 
 class Job:

@@ -24,6 +24,21 @@ def no_collection():
         gc.enable()
 
 
+def begin_to_wait(line):
+    """
+    Have a coroutine begin to wait in a line of operations. Return it, and its
+    event loop, which doesn't run any more.
+    """
+    loop = asyncio.new_event_loop()
+    coroutine = line.enter(1, SOON, None)
+
+    async def begin():
+        coroutine.send(None)
+
+    loop.run_until_complete(begin())
+    return coroutine, loop
+
+
 class AsyncPoolTestCase(PooledTestCase):
     """
     Adds a table for Square. The tests run asyncio.run() themselves where sync

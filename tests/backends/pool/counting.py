@@ -7,6 +7,7 @@ import sys
 import tempfile
 import threading
 from collections import Counter
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -25,6 +26,19 @@ class Steps:
         )
 
 
+@contextmanager
+def monitoring_tool():
+    """Have an identifier of a tool for sys.monitoring in the context."""
+    monitoring = sys.monitoring
+    tool = next(n for n in range(6) if monitoring.get_tool(n) is None)
+    monitoring.use_tool_id(tool, "django-pool-tests")
+    try:
+        yield tool
+    finally:
+        monitoring.set_events(tool, 0)
+        monitoring.free_tool_id(tool)
+
+
 def steps_of(function):
     """
     Return the Steps of a call of a function, its own and other threads' left
@@ -32,7 +46,6 @@ def steps_of(function):
     """
     monitoring = sys.monitoring
     events = monitoring.events
-    tool = next(n for n in range(6) if monitoring.get_tool(n) is None)
     steps = Steps()
     me = threading.get_ident()
     own_code = function.__code__
@@ -52,20 +65,18 @@ def steps_of(function):
 
     # Twice, so that what's instrumented at the first execution is then.
     measured = (own_code, measure.__code__)
-    monitoring.use_tool_id(tool, "django-pool-tests")
     gc_was_enabled = gc.isenabled()
     # A collection may call destructors of anything.
     gc.disable()
     try:
-        monitoring.register_callback(tool, events.PY_START, started)
-        monitoring.register_callback(tool, events.INSTRUCTION, executed)
-        measure()
-        steps.functions.clear()
-        steps.instructions.clear()
-        measure()
+        with monitoring_tool() as tool:
+            monitoring.register_callback(tool, events.PY_START, started)
+            monitoring.register_callback(tool, events.INSTRUCTION, executed)
+            measure()
+            steps.functions.clear()
+            steps.instructions.clear()
+            measure()
     finally:
-        monitoring.set_events(tool, 0)
-        monitoring.free_tool_id(tool)
         if gc_was_enabled:
             gc.enable()
     for code in measured:

@@ -19,7 +19,7 @@ from django.db.pool.stats import Counters
 from django.db.transaction import TransactionManagementError
 from django.test import SimpleTestCase
 
-from .async_utils import AsyncPoolTestCase
+from .async_utils import AsyncPoolTestCase, begin_to_wait
 from .fakes import Call, borrow, make_pool, wait_for_line, warm
 from .pool_cases import Interrupt, PoolTestCase, interrupt
 from .utils import ALIAS, SOON, PooledTestCase, run_in_thread
@@ -73,7 +73,7 @@ class PoolTests(PoolTestCase):
         lease = borrow(pool)
         waiter = Waiter()
         state.wait(waiter, pool.now())
-        with mock.patch("django.db.pool.state.bucket_of", interrupt):
+        with mock.patch("django.db.pool.stats.bucket_of", interrupt):
             with self.assertRaises(Interrupt):
                 state.release(lease.slot, pool.now())
         self.assertIs(waiter.served, False)
@@ -181,13 +181,7 @@ class WorkerTests(SimpleTestCase):
     def test_waiter_of_a_closed_event_loop(self):
         line = waiting.Line()
         asyncio.run(line.enter(1, SOON, None))
-        loop = asyncio.new_event_loop()
-        coroutine = line.enter(1, SOON, None)
-
-        async def begin():
-            coroutine.send(None)
-
-        loop.run_until_complete(begin())
+        coroutine, loop = begin_to_wait(line)
         loop.close()
         line.leave()
         self.assertEqual((line.inside, len(line.places)), (0, 0))

@@ -27,7 +27,6 @@ from .utils import (
     SOON,
     PooledTestCase,
     busy_maintenance,
-    maintain,
     run_in_thread,
     wait_until,
 )
@@ -379,11 +378,11 @@ class ForkTests(PooledTestCase):
                 pooling.close(connection)
             opened.append(1)
             if goes_on:
-                maintain(open_some)
+                maintenance.put_and_wake(open_some)
             else:
                 ended.set()
 
-        maintain(open_some)
+        maintenance.put_and_wake(open_some)
         try:
             for _ in range(20):
                 count = len(opened)
@@ -417,7 +416,7 @@ class ForkTests(PooledTestCase):
             mock.patch.object(maintenance, "_turn", Turn()),
             mock.patch.object(maintenance, "FORK_TIMEOUT", SOON),
         ):
-            maintain(step)
+            maintenance.put_and_wake(step)
             self.assertIs(begun.wait(SOON), True)
             self.assertEqual(run_in_child(lambda: ended), ["in time"])
 
@@ -441,10 +440,10 @@ class ForkTests(PooledTestCase):
             return self.name_session(self.wrapper.copy())
 
         with mock.patch.object(maintenance, "FORK_TIMEOUT", 2 * SOON):
-            maintain(lambda: names.append(run_in_child(child)))
+            maintenance.put_and_wake(lambda: names.append(run_in_child(child)))
             wait_until(lambda: names)
         # And the thread goes on.
-        maintain(names.clear)
+        maintenance.put_and_wake(names.clear)
         wait_until(lambda: not names)
 
     def test_pool_closed_while_in_use(self):

@@ -22,6 +22,8 @@ from django.db.pool import (
 )
 from django.test import SimpleTestCase
 
+from .async_utils import begin_to_wait
+from .counting import monitoring_tool
 from .fakes import Call, borrow, make_pool, wait_until, warm
 from .pool_cases import BRIEF, PoolTestCase
 from .utils import SOON
@@ -33,22 +35,16 @@ class Interruption:
     """
     A handler called by this thread before one of the bytecode instructions
     that it executes in the modules of the pool.
+
+    tool: see monitoring_tool().
     """
 
-    def __enter__(self):
+    def __init__(self, tool):
         self.handler = None
         self.thread = threading.get_ident()
-        monitoring = sys.monitoring
-        self.tool = next(n for n in range(6) if monitoring.get_tool(n) is None)
-        monitoring.use_tool_id(self.tool, "django-pool-tests")
-        instruction = monitoring.events.INSTRUCTION
-        monitoring.register_callback(self.tool, instruction, self._on_instruction)
-        monitoring.set_events(self.tool, instruction)
-        return self
-
-    def __exit__(self, *exc_info):
-        sys.monitoring.set_events(self.tool, 0)
-        sys.monitoring.free_tool_id(self.tool)
+        instruction = sys.monitoring.events.INSTRUCTION
+        sys.monitoring.register_callback(tool, instruction, self._on_instruction)
+        sys.monitoring.set_events(tool, instruction)
 
     def call(self, function, handler, number):
         """
@@ -145,8 +141,7 @@ class AnyStepTests(PoolTestCase):
         for lease in held:
             pool.release(lease)
         done = threading.Event()
-        maintenance.put(done.set)
-        maintenance.wake()
+        maintenance.put_and_wake(done.set)
         self.assertIs(done.wait(SOON), True)
         # As the maintenance thread does before long. It doesn't know the
         # pools of this test.
@@ -159,7 +154,8 @@ class AnyStepTests(PoolTestCase):
 
     def interrupt_everywhere(self, call, handler):
         """Return how often the handler has interrupted the call."""
-        with Interruption() as interruption:
+        with monitoring_tool() as tool:
+            interruption = Interruption(tool)
             for count in itertools.count():
                 number = count * self.stride
                 try:
@@ -288,8 +284,7 @@ class OtherLocksTests(SimpleTestCase):
                 if come or not inbox.empty():
                     return inbox.empty()
                 come.append(True)
-                maintenance.put(done.set)
-                maintenance.wake()
+                maintenance.put_and_wake(done.set)
                 return True
 
         def retire_interrupted():
@@ -311,17 +306,22 @@ class OtherLocksTests(SimpleTestCase):
         """A coroutine that was dropped is closed there."""
         line = waiting.Line()
         asyncio.run(line.enter(1, SOON, None))
-        call_with(line.lock, line.leave)
+
+        def leave():
+            line.leave()
+            return line.inside
+
+        # Not as long as it's locked.
+        self.assertEqual(call_with(line._lock, leave), 1)
         wait_until(lambda: not line.inside)
         asyncio.run(line.enter(1, SOON, None))
-        loop = asyncio.new_event_loop()
-        coroutine = line.enter(1, SOON, None)
+        coroutine, loop = begin_to_wait(line)
 
-        async def begin():
-            coroutine.send(None)
+        def close():
+            coroutine.close()
+            return len(line.places)
 
-        loop.run_until_complete(begin())
-        call_with(line.lock, coroutine.close)
+        self.assertEqual(call_with(line._lock, close), 1)
         wait_until(lambda: not line.places)
         line.leave()
         self.assertEqual(line.inside, 0)

@@ -108,13 +108,6 @@ def wait_until(condition):
         time.sleep(0)
 
 
-def maintain(step):
-    """Have the maintenance thread run a step."""
-    maintenance.put(step)
-    # Not before: it ends when there's nothing left to do.
-    maintenance.wake()
-
-
 @contextlib.contextmanager
 def busy_maintenance():
     """
@@ -128,7 +121,7 @@ def busy_maintenance():
         go_on.wait(SOON)
         ended.append(True)
 
-    maintain(step)
+    maintenance.put_and_wake(step)
     try:
         if not begun.wait(SOON):
             raise AssertionError("The maintenance thread doesn't come to it.")
