@@ -125,6 +125,8 @@ class Borrower:
         self.is_exposed = False
         # Whether it's borrowing for somebody who hasn't used it yet.
         self.is_borrowing = False
+        # Whether it has a permit and is opening a connection.
+        self.is_opening = False
         self.wrapper = weakref.ref(wrapper)
         # Bits of what the statements under the present lease may leave
         # behind, see django.db.backends.base.statements.
@@ -233,6 +235,7 @@ class Borrower:
     def _open(self, wrapper, lease):
         # So that nobody borrows who asks for it meanwhile, see LentConnection.
         wrapper.connection = None
+        self.is_opening = True
         try:
             session = self.pool.pooling.open_with(
                 wrapper, lease.deadline - self.pool.now()
@@ -250,6 +253,8 @@ class Borrower:
                 lease, e if self.pool.pooling.is_connect_error(e) else None
             )
             raise
+        finally:
+            self.is_opening = False
         self.is_borrowing = True
         self.attributes = session.attributes
         self.traces = 0

@@ -35,8 +35,9 @@ from .upkeep import UpkeepMixin
 
 logger = logging.getLogger("django.db.pool")
 
-# Uses that weren't brief are counted when there are so many to count.
-MANY_HELD = 1024
+# Uses that weren't brief are counted when there are so many to count. That's
+# done with the lock held: it mustn't take long.
+MANY_HELD = 128
 
 # After so many brief uses of a connection, the turn of the last one's thread
 # is over if there are more borrowers than connections. A power of 2 less one,

@@ -28,19 +28,18 @@ PAUSE = 1e-3
 LOOK_AFTER = 0.1
 LOOK_AT_LEAST_EVERY = 1.0
 
-# Called by a thread that may have to wait, to give back what it can spare.
+# Called by a thread that may have to wait, to give back what it can spare. They
+# return whether it still holds a connection, of whichever pool.
 wait_listeners = []
 
 
 class _Waiter(Waiter):
     """A place in the line with something to sleep on."""
 
-    __slots__ = ("wake", "refusal")
+    # Why it was woken without a slot, see QueueMixin._refuse().
+    refusal = None
 
     def __init__(self):
-        super().__init__()
-        # Why it was woken without a slot, see QueueMixin._refuse().
-        self.refusal = None
         # Held from the start. Whoever serves the waiter releases it, once.
         self.wake = threading.Lock()
         self.wake.acquire()
@@ -56,8 +55,9 @@ class QueueMixin:
         lease = Lease()
         lease.pool = self
         lease.deadline = deadline
+        holds = False
         for listener in wait_listeners:
-            listener()
+            holds = listener() or holds
         if timeout and len(state.slots) >= state.max_size:
             state.crowded_until = now + CROWDED
             if self._uses_are_short():
@@ -86,7 +86,7 @@ class QueueMixin:
             if refusal is not None:
                 self._refuse(refusal, timeout)
             if waiter.slot is None:
-                self._wait(waiter, deadline, timeout)
+                self._wait(waiter, deadline, timeout, holds)
                 # A use begins when its borrower runs, not when it's woken.
                 waiter.slot.leased_at = self._clock()
             waiter.slot.owner = owner
@@ -134,16 +134,21 @@ class QueueMixin:
         """
         time.sleep(PAUSE)
 
-    def _wait(self, waiter, deadline, timeout):
+    def _wait(self, waiter, deadline, timeout, holds):
         """
         Wait until a waiter in line has been served. Raise if it isn't, or
         never could be.
+
+        holds: whether this thread has a connection that others may wait for.
         """
-        try:
-            deadlock.enter(self)
+        if holds:
+            try:
+                deadlock.enter(self)
+                self._sleep(waiter, deadline, timeout)
+            finally:
+                deadlock.leave()
+        else:
             self._sleep(waiter, deadline, timeout)
-        finally:
-            deadlock.leave()
         if waiter.slot is None:
             # It may have looked before it was woken. Whoever turns it away
             # holds the lock until it has said why.
@@ -160,7 +165,7 @@ class QueueMixin:
         look_at = waiter.since + LOOK_AFTER
         while not waiter.served:
             left = min(wake_at, look_at, deadline) - self._clock()
-            if waiter.wake.acquire(timeout=min(max(left, 0), threading.TIMEOUT_MAX)):
+            if waiter.wake.acquire(timeout=left if left > 0 else 0):
                 break
             with self._lock:
                 now = self._clock()

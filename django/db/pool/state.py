@@ -137,13 +137,11 @@ class Waiter:
     fails too often.
     """
 
-    __slots__ = ("slot", "served", "since", "patient_until")
-
-    def __init__(self):
-        self.slot = None
-        self.served = False
-        self.since = None
-        self.patient_until = None
+    # What a new one begins with. An __init__() would take longer.
+    slot = None
+    served = False
+    since = None
+    patient_until = None
 
 
 class PoolState:
@@ -226,7 +224,9 @@ class PoolState:
             return None
         if (slot := self.acquire_idle(now)) is not None:
             return slot
-        if self._may_open(now + self._patience(now, deadline), now):
+        if len(self.slots) < self.max_size and self._may_open(
+            now + self._patience(now, deadline), now
+        ):
             return self._new_slot(now)
         return None
 
@@ -255,7 +255,7 @@ class PoolState:
         # Else nothing can be opened until a slot comes free, and then it's
         # time to: one connection less will come back.
         self.waiters[waiter] = None
-        self._note_calm()
+        self.calm = NOT_CALM
         self.dispatch(now)
         return True
 
@@ -385,7 +385,8 @@ class PoolState:
         """
         if slot.generation != self.calm or now >= slot.expires_at:
             return NOT_KEPT
-        self._count_use(slot, now)
+        self.last_use = used = now - slot.leased_at
+        self.counters.note_use(slot, used)
         slot.owner = None
         slot.status = IDLE
         slot.idle_since = now
@@ -491,13 +492,14 @@ class PoolState:
         Serve the line from its head for as long as that's possible. Turn it
         away if nobody can be served during a pause.
         """
-        if self.is_pausing(now):
+        if now < self.retry_at and self.is_pausing(now):
             self._turn_away()
         # What give() kept before it could see the line.
-        while self.waiters and (slot := self._pop_idle()) is not None:
+        while self.idle and self.waiters and (slot := self._pop_idle()) is not None:
             slot.status = LEASED
             self._put(slot, now)
-        while self.waiters:
+        # As a rule, there's no room, and that's found out with one comparison.
+        while len(self.slots) < self.max_size and self.waiters:
             waiter = next(iter(self.waiters))
             if not self._may_open(waiter.patient_until, now):
                 return
@@ -584,7 +586,7 @@ class PoolState:
 
     def _count_use(self, slot, now):
         self.last_use = used = now - slot.leased_at
-        self.counters.note_use(slot, used)
+        self.counters.count_use(slot, used)
 
     def _patience(self, now, deadline):
         """
@@ -662,7 +664,8 @@ class PoolState:
             return DRAINED
         if now >= slot.expires_at:
             return EXPIRED
-        if self._is_too_large():
+        # _is_too_large(), without the call.
+        if len(self.slots) - self.closing > self.max_size:
             return SHRUNK
         if slot.status is IDLE:
             return UNUSED

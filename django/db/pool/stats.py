@@ -230,6 +230,18 @@ class Counters:
         else:
             self.held.append(seconds)
 
+    def count_use(self, slot, seconds):
+        """
+        Do what note_use() does, with the pool's lock held. Nothing is left to
+        count_held(), which might not be called before long.
+        """
+        if seconds < BRIEF:
+            slot.brief_uses += 1
+            slot.brief_time += seconds
+        else:
+            self.use_buckets[bucket_of(seconds)] += 1
+            self.use_total += seconds
+
     def count_held(self):
         """
         Move what has come to ``held`` to the histogram. To append to a list

@@ -55,14 +55,16 @@ def _rest_in_thread():
     """
     Give back what this thread's wrappers have no use for. What a dropped
     exception or cursor kept with them would only be given back after their
-    next statement.
+    next statement. Return whether they hold anything else.
     """
     if (end := getattr(_thread_ends, "end", None)) is None:
-        return
+        return False
+    holds = False
     for reference in list(end.references):
+        if (borrower := reference()) is None:
+            continue
         if (
-            (borrower := reference()) is not None
-            and borrower.lease is not None
+            borrower.lease is not None
             and borrower.per_statement
             and not borrower.is_borrowing
             and (wrapper := borrower.wrapper()) is not None
@@ -72,6 +74,9 @@ def _rest_in_thread():
                 borrower.policy.rest(borrower, wrapper)
             except Exception as e:
                 logger.debug("Giving back before waiting: %s", e)
+        if borrower.lease is not None or borrower.is_opening:
+            holds = True
+    return holds
 
 
 wait_listeners.append(_rest_in_thread)

@@ -116,6 +116,23 @@ class RefusedTests(DeadlockTestCase):
         self.assertEqual(results.count((1,)), 2)
         self.assertEqual(pool.stats().waiting, 0)
 
+    def test_who_holds_nothing_keeps_nobody_waiting(self):
+        """They aren't asked whether they do, which takes another lock."""
+        enter = self.enterContext(
+            mock.patch.object(deadlock, "enter", side_effect=deadlock.enter)
+        )
+        with transaction.atomic(ALIAS):
+            self.query("SELECT 1")
+            thread, results = self.start(self.query_here)
+            wait_until(lambda: self.stats().waiting)
+        thread.join(SOON)
+        self.assertEqual(results, [(1,)])
+        enter.assert_not_called()
+
+    def query_here(self):
+        with self.wrapper_here() as wrapper:
+            return self.query("SELECT 1", wrapper=wrapper)
+
     def test_under_request_too(self):
         self.use_pool(max_size=1, timeout=SOON, lease="request")
         self.query("SELECT 1")

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from unittest import mock
 
 from django.db.pool import LeaseEnded, maintenance
+from django.db.pool.lease import Lease
 from django.db.pool.queueing import _Waiter
 
 from .fakes import Call, Clock, borrow, make_pool, wait_for_line, wait_until
@@ -86,6 +87,21 @@ class GivingBackTests(PoolTestCase):
                 pool.release(lease)
                 self.assertEqual(len(pool._state.counters.held), not_counted)
         self.assertEqual(pool.stats().use.count, 4)
+
+    def test_nor_do_those_of_a_pool_that_is_always_waited_for(self):
+        clock = Clock()
+        pool = make_pool(clock=clock, max_size=1)
+        lease = borrow(pool)
+        for _ in range(3):
+            waiter = _Waiter()
+            with pool._lock:
+                pool._state.wait(waiter, clock())
+            clock.advance(1)
+            pool.release(lease)
+            lease = Lease()
+            lease._slot, lease.pool, waiter.slot = waiter.slot, pool, None
+        self.assertEqual(pool._state.counters.held, [])
+        self.assertEqual(pool.stats().use.total, 3)
 
     def assertReclaimed(self, pool):
         pool.maintain()

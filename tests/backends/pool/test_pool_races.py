@@ -15,7 +15,13 @@ from collections import deque
 from types import SimpleNamespace
 from unittest import mock
 
-from django.db.pool import ConnectionPool, PoolTimeout, deadlock, maintenance
+from django.db.pool import (
+    ConnectionPool,
+    PoolTimeout,
+    deadlock,
+    maintenance,
+    queueing,
+)
 from django.db.pool.queueing import _Waiter
 from django.db.pool.state import (
     DEAD,
@@ -502,6 +508,10 @@ class InterruptedWaitTests(PoolTestCase):
         """Whoever was interrupted isn't believed to wait any more."""
         pool = make_pool(max_size=1)
         lease = borrow(pool)
+        # As if this thread had borrowed through a wrapper.
+        self.enterContext(
+            mock.patch.object(queueing, "wait_listeners", [lambda: True])
+        )
         for function in ("_find_stuck", "_is_hopeless"):
             with (
                 mock.patch.object(deadlock, function, side_effect=Interrupt),

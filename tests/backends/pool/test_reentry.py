@@ -17,6 +17,7 @@ from django.db.pool import (
     aio,
     deadlock,
     maintenance,
+    queueing,
     waiting,
     watch,
 )
@@ -225,6 +226,10 @@ class LockedTests(PoolTestCase):
         self.pool.release(lease)
 
     def test_borrower_that_would_wait(self):
+        # As one that has borrowed through a wrapper does.
+        self.enterContext(
+            mock.patch.object(queueing, "wait_listeners", [lambda: True])
+        )
         for lock in (self.pool._lock, deadlock._lock):
             with self.subTest(lock=lock):
                 leases = [borrow(self.pool) for _ in range(2)]
@@ -241,6 +246,9 @@ class LockedTests(PoolTestCase):
 
     def test_wait_in_the_midst_of_the_beginning_of_another(self):
         """It has noted, and forgotten, that the thread waits."""
+        self.enterContext(
+            mock.patch.object(queueing, "wait_listeners", [lambda: True])
+        )
         pool = make_pool(max_size=1)
         lease = borrow(pool)
         find_stuck = deadlock._find_stuck

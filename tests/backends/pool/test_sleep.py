@@ -141,7 +141,7 @@ class SleepTests(SimpleTestCase):
             mock.patch.object(self.pool, "_lock", Lock()),
             self.assertRaises(PoolClosed),
         ):
-            self.pool._wait(waiter, self.clock() + 1, 1)
+            self.pool._wait(waiter, self.clock() + 1, 1, holds=False)
 
     def wait(self, after):
         """

@@ -51,8 +51,9 @@ class ModelTests(SimpleTestCase):
     def test_overshoot_is_found(self):
         self.assertFound(
             "more than max_size",
-            lambda state: mock.patch.object(state, "_may_open", return_value=True),
-            lambda model: model.acquire("acquire"),
+            lambda state: nullcontext(),
+            lambda model: model.permits.append(model.state._new_slot(model.now)),
+            lambda model: model.check(),
         )
 
 
