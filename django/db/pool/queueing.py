@@ -28,8 +28,8 @@ PAUSE = 1e-3
 LOOK_AFTER = 0.1
 LOOK_AT_LEAST_EVERY = 1.0
 
-# Called by a thread that may have to wait, to give back what it can spare. They
-# return whether it still holds a connection, of whichever pool.
+# Called by a thread that may have to wait, to give back what it can spare.
+# Return whether it still holds a connection, of whichever pool.
 wait_listeners = []
 
 

@@ -29,12 +29,15 @@ IRRELEVANT = frozenset(
 EXIT_TIMEOUT = 2.0
 _exit_ends_at = None
 
+# Reentrant: a finalizer may need a pool in the midst of whatever is done here,
+# so nothing that it may have put in these lists is overwritten.
 _lock = threading.RLock()
 _registrations = []
 # Closed pools that have connections in use.
 _closing = []
-# Of all pools, for a fork to reach them.
-_borrowers = weakref.WeakSet()
+# Weak references to those of all pools, for a fork to reach them. A WeakSet
+# can't be looked through while something may be added.
+_borrowers = set()
 
 
 class _Registration:
@@ -103,25 +106,35 @@ def pool_for(wrapper, borrower=None):
     with _lock:
         # ConnectionPool.close() may be called by anybody.
         _take_out(lambda entry: entry.alias == alias and entry.pool.closed)
-        for entry in _registrations:
-            if entry.alias == alias and entry.identity == identity:
-                break
-        else:
-            entry = None
-        if entry is not None:
+        if (entry := _find(alias, identity)) is not None:
             if alias in connections and origin is connections.settings[alias]:
                 # It may have been made for a copy of the alias's wrapper.
                 entry.origin = origin
         else:
             pool = ConnectionPool(options, wrapper.pooling_class(wrapper))
-            entry = _Registration(pool, alias, identity, origin)
-            _registrations.append(entry)
+            made = _Registration(pool, alias, identity, origin)
+            _registrations.append(made)
+            # The first is the one to use: a finalizer may have made it before
+            # this one was there to be found.
+            if (entry := _find(alias, identity)) is not made:
+                _registrations.remove(made)
         if borrower is not None:
             entry.borrowers.add(borrower)
-            _borrowers.add(borrower)
+            _borrowers.add(weakref.ref(borrower, _borrowers.discard))
     if options.min_size:
         maintenance.wake()
     return entry.pool
+
+
+def _find(alias, identity):
+    for entry in list(_registrations):
+        if entry.alias == alias and entry.identity == identity:
+            return entry
+    return None
+
+
+def _all_borrowers():
+    return [b for reference in list(_borrowers) if (b := reference()) is not None]
 
 
 def close_left_behind(wrapper):
@@ -146,10 +159,23 @@ def _take_out(is_meant):
     With the lock held, have nobody come to the pools of some entries any
     more. Return the pools, to be closed.
     """
-    pools = [entry.pool for entry in _registrations if is_meant(entry)]
-    _registrations[:] = [entry for entry in _registrations if entry.pool not in pools]
-    _closing.extend(pools)
+    pools = []
+    for entry in list(_registrations):
+        if is_meant(entry):
+            # First, for another thread may fork: all pools have to be found.
+            _closing.append(entry.pool)
+            if _remove(entry, _registrations):
+                pools.append(entry.pool)
     return pools
+
+
+def _remove(item, items):
+    """Take an item out of a list. Return whether it was there."""
+    try:
+        items.remove(item)
+    except ValueError:
+        return False
+    return True
 
 
 def close_pool(pool):
@@ -176,12 +202,11 @@ def close_pools_of(wrapper):
 
 def borrowers_of(thread):
     """Return the borrowers of a thread that hold a connection."""
-    with _lock:
-        return [
-            borrower
-            for borrower in _borrowers
-            if borrower.thread is thread and borrower.lease is not None
-        ]
+    return [
+        borrower
+        for borrower in _all_borrowers()
+        if borrower.thread is thread and borrower.lease is not None
+    ]
 
 
 def close_all():
@@ -195,7 +220,9 @@ def close_all():
 def all_pools():
     """Return the pools that may need maintenance."""
     with _lock:
-        _closing[:] = [pool for pool in _closing if not pool.is_empty()]
+        for pool in list(_closing):
+            if pool.is_empty():
+                _remove(pool, _closing)
         return [entry.pool for entry in _registrations] + _closing
 
 
@@ -244,7 +271,7 @@ def _forget():
     watch.forget()
     deadlock.forget()
     # The wrappers first, so that they let go of the connections.
-    for borrower in list(_borrowers):
+    for borrower in _all_borrowers():
         borrower.forget()
     for pool in [entry.pool for entry in _registrations] + _closing:
         pool.forget()
@@ -261,9 +288,7 @@ def _close_at_exit(**kwargs):
     leases = {entry.pool: [] for entry in list(_registrations)}
     # All are taken from their wrappers first: whatever else is run at exit
     # mustn't find a server there that doesn't answer.
-    with _lock:
-        borrowers = list(_borrowers)
-    for borrower in borrowers:
+    for borrower in _all_borrowers():
         if (lease := borrower.let_go_at_exit()) is not None:
             leases.setdefault(borrower.pool, []).append(lease)
     # On the maintenance thread, for a driver may wait for its server. There's

@@ -509,9 +509,7 @@ class InterruptedWaitTests(PoolTestCase):
         pool = make_pool(max_size=1)
         lease = borrow(pool)
         # As if this thread had borrowed through a wrapper.
-        self.enterContext(
-            mock.patch.object(queueing, "wait_listeners", [lambda: True])
-        )
+        self.enterContext(mock.patch.object(queueing, "wait_listeners", [lambda: True]))
         for function in ("_find_stuck", "_is_hopeless"):
             with (
                 mock.patch.object(deadlock, function, side_effect=Interrupt),

@@ -18,6 +18,7 @@ from django.db.pool import (
     deadlock,
     maintenance,
     queueing,
+    registry,
     waiting,
     watch,
 )
@@ -27,7 +28,7 @@ from .async_utils import begin_to_wait
 from .counting import monitoring_tool
 from .fakes import Call, borrow, make_pool, wait_until, warm
 from .pool_cases import BRIEF, PoolTestCase
-from .utils import SOON
+from .utils import SOON, PooledTestCase
 
 POOL_MODULES = os.path.dirname(maintenance.__file__)
 
@@ -227,9 +228,7 @@ class LockedTests(PoolTestCase):
 
     def test_borrower_that_would_wait(self):
         # As one that has borrowed through a wrapper does.
-        self.enterContext(
-            mock.patch.object(queueing, "wait_listeners", [lambda: True])
-        )
+        self.enterContext(mock.patch.object(queueing, "wait_listeners", [lambda: True]))
         for lock in (self.pool._lock, deadlock._lock):
             with self.subTest(lock=lock):
                 leases = [borrow(self.pool) for _ in range(2)]
@@ -246,9 +245,7 @@ class LockedTests(PoolTestCase):
 
     def test_wait_in_the_midst_of_the_beginning_of_another(self):
         """It has noted, and forgotten, that the thread waits."""
-        self.enterContext(
-            mock.patch.object(queueing, "wait_listeners", [lambda: True])
-        )
+        self.enterContext(mock.patch.object(queueing, "wait_listeners", [lambda: True]))
         pool = make_pool(max_size=1)
         lease = borrow(pool)
         find_stuck = deadlock._find_stuck
@@ -265,6 +262,54 @@ class LockedTests(PoolTestCase):
             pool.acquire(timeout=BRIEF)
         pool.release(lease)
         self.assertNothingLost(pool, 1)
+
+
+@unittest.skipUnless(
+    hasattr(sys, "monitoring"), "Calls are interrupted by sys.monitoring of CPython."
+)
+class RegistryTests(PooledTestCase):
+    """A finalizer needs a pool while pools are looked for, made or closed."""
+
+    def interrupt(self, interruption, make_call, number):
+        settings = {"POOL": {"max_size": 3}}
+        mine, its = self.copy(**settings), self.copy(**settings)
+        has_come = interruption.call(make_call(mine), lambda: its.pool, number)
+        try:
+            self.assertIs(mine.pool, its.pool)
+            pools = registry.all_pools()
+            self.assertEqual(pools.count(its.pool), 1)
+            self.assertEqual([pool.max_size for pool in pools].count(3), 1)
+        finally:
+            self.close(mine)
+            self.close(its)
+        return has_come
+
+    def interrupt_everywhere(self, make_call):
+        with monitoring_tool() as tool:
+            interruption = Interruption(tool)
+            for number in itertools.count():
+                if not self.interrupt(interruption, make_call, number):
+                    return number
+
+    def test_making_a_pool(self):
+        def make_call(wrapper):
+            return lambda: wrapper.pool
+
+        self.assertGreater(self.interrupt_everywhere(make_call), 100)
+
+    def test_looking_for_pools_to_close(self):
+        def make_call(wrapper):
+            return registry.close_orphans
+
+        self.assertGreater(self.interrupt_everywhere(make_call), 20)
+
+    def test_closing_the_pools_of_other_settings(self):
+        def make_call(wrapper):
+            other = self.copy(POOL={"max_size": 2})
+            other.pool
+            return other.close_pool
+
+        self.assertGreater(self.interrupt_everywhere(make_call), 100)
 
 
 class OtherLocksTests(SimpleTestCase):
