@@ -39,6 +39,7 @@ WORKLOADS = {
             leases.Leases(),
             asynchronous.Asynchronous(),
             parts.Parts(),
+            parts.Instructions(),
         ],
         key=lambda workload: workload.letter,
     )

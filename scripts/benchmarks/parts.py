@@ -4,6 +4,7 @@ from . import django_cycle
 from .cases import Case, Workload
 from .environments import PATCHED, STOCK
 from .measures.parts import ALONE, THROUGH_DJANGO
+from .web import InProcessCase
 
 FLOOR = "for comparison: the floor of (a)"
 PERSISTENT = "for comparison: stock persistent"
@@ -57,3 +58,53 @@ class Parts(Workload):
 
     def case(self, scenario, name, environment, function, **arguments):
         return Case(scenario, name, environment, f"parts.{function}", arguments)
+
+
+class Instructions(Workload):
+    """Deterministic, where the clock's figures of (e) and (j) are not."""
+
+    letter = "m"
+    title = "how much Python code is executed, in bytecode instructions"
+    about = (
+        "In one thread, on open connections, with PostgreSQL. It doesn't depend on "
+        "what else the machine does, so that it tells what (d), (e) and (j) can be "
+        "at best: an instruction takes some 10 ns in a loop as in (d), and 30 to 50 "
+        "ns in a request. What's written in C isn't seen, and neither is waiting."
+    )
+    columns = [("instructions", "instructions", 0)]
+    ratio = "instructions"
+    # They are the same each time.
+    rounds = (1, 1)
+
+    scenarios = {
+        "a request with three queries, as in (e)": "request",
+        "a query by get(), as in (j)": "query",
+        "a use of the connection, as in (d), wrapper": "cycle",
+    }
+
+    def cases(self, lab):
+        transaction = django_cycle.database(lab, django_cycle.OURS)
+        transaction["POOL"] = {**transaction["POOL"], "lease": "transaction"}
+        for scenario, function in self.scenarios.items():
+            for rival in (
+                django_cycle.PERSISTENT,
+                django_cycle.STOCK_POOL,
+                django_cycle.OURS,
+            ):
+                yield self.case(
+                    lab, scenario, rival, function, django_cycle.database(lab, rival)
+                )
+            if function != "cycle":
+                rival = f"{django_cycle.OURS}, lease transaction"
+                yield self.case(lab, scenario, rival, function, transaction)
+
+    def case(self, lab, scenario, rival, function, database):
+        ours = rival.startswith(django_cycle.OURS)
+        return InProcessCase(
+            scenario,
+            rival,
+            PATCHED if ours else STOCK,
+            f"instructions.{function}",
+            {"database": database},
+            lab.server("postgresql"),
+        )

@@ -24,6 +24,7 @@ from benchmarks.lab import Lab  # NOQA: E402
 from benchmarks.measures import (  # NOQA: E402
     asynchronous,
     bare,
+    instructions,
     leases,
     parts,
     timing,
@@ -293,6 +294,34 @@ class MeasuresTests(unittest.TestCase):
         once, nothing = least("clock()"), least("pass")
         self.assertLess(abs(nothing), once / 2)
         self.assertGreater(least("clock(); clock(); clock(); clock()"), 2 * once)
+
+    @unittest.skipUnless(hasattr(sys, "monitoring"), "They are counted by CPython.")
+    def test_instructions(self):
+        def count(function):
+            return instructions.count(function)["instructions"]
+
+        def work(times):
+            return lambda: [sum(()) for _ in range(times)]
+
+        # The same number each time, and one that grows with what's done.
+        self.assertEqual(count(work(10)), count(work(10)))
+        growth = count(work(20)) - count(work(10))
+        self.assertGreater(growth, 0)
+        self.assertEqual(count(work(30)) - count(work(20)), growth)
+        # Only this thread's.
+        end = threading.Event()
+
+        def run():
+            while not end.is_set():
+                pass
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            self.assertEqual(count(work(20)) - count(work(10)), growth)
+        finally:
+            end.set()
+            thread.join()
 
     def test_one_thread(self):
         figures = bare.cycle(FLOOR, 8, 0.05)

@@ -7,8 +7,8 @@ holds at most one lease, from the wrapper's connect() to its close().
 
 import logging
 import threading
-import weakref
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from weakref import ref
 
 # Needed by the first to connect, too late for a process that forks meanwhile.
 import django.db.backends.dummy.base  # NOQA: F401
@@ -40,7 +40,8 @@ CONNECT = BaseDatabaseWrapper.connect
 # whenever their number has doubled.
 MANY_HANDLES = 64
 
-# Classes of the drivers' cursors, which have no other cursor inside.
+# Classes of the drivers' cursors, which have no other cursor inside and can be
+# referred to weakly.
 innermost_cursors = set()
 
 
@@ -50,6 +51,7 @@ def borrower_for(wrapper):
     borrower.pool = pool = pool_for(wrapper, borrower)
     if pool is None:
         return None
+    borrower.judge = pool.pooling.statement_judge
     borrower.trusting = pool.options.check is False
     borrower.reset = pool.options.reset
     borrower.reset_always = pool.options.reset not in ("auto", "never")
@@ -84,6 +86,8 @@ class Borrower:
     def __init__(self, wrapper):
         self.pool = None
         self.lease = None
+        # Tells what a statement may leave behind.
+        self.judge = None
         # Whether an idle connection is fine if its probe has no doubts.
         self.trusting = False
         # Whether the wrapper is as its connect() leaves it, but for the
@@ -127,7 +131,7 @@ class Borrower:
         self.is_borrowing = False
         # Whether it has a permit and is opening a connection.
         self.is_opening = False
-        self.wrapper = weakref.ref(wrapper)
+        self.wrapper = ref(wrapper)
         # Bits of what the statements under the present lease may leave
         # behind, see django.db.backends.base.statements.
         self.traces = 0
@@ -290,29 +294,33 @@ class Borrower:
         clean = dirty = False
         left = None
         try:
-            if self.handles:
-                self._end_handles()
             # Fails if somebody else has ended the lease.
             slot = lease._slot
-            if slot.connection is wrapper.connection:
-                session = slot.session
-                if (
-                    not self.traces
-                    and (watch := session.watch) is not None
-                    and wrapper.autocommit is self.autocommit
-                    and not wrapper.errors_occurred
-                    # is_held(), without the call.
-                    and count_references(wrapper.connection) <= session.references
-                    and watch()
-                ):
-                    clean, dirty = True, self.reset_always
-                else:
-                    clean, dirty, left = self._make_clean(wrapper, session)
+            if slot.connection is not wrapper.connection:
+                self._end_handles()
+            elif (
+                not self.traces
+                and (watch := slot.session.watch) is not None
+                and wrapper.autocommit is self.autocommit
+                and not wrapper.errors_occurred
+                # is_held(), without the call.
+                and count_references(wrapper.connection) <= slot.session.references
+                and watch()
+            ):
+                # Nor is there a cursor left that could reach the connection.
+                self.handles.clear()
+                clean, dirty = True, self.reset_always
+            else:
+                if self.handles:
+                    self._end_handles()
+                clean, dirty, left = self._make_clean(wrapper, slot.session)
         except Exception as e:
             # The borrower has done its work. That its connection can't be
             # used any more is no trouble of its.
             logger.debug("Cleaning a connection of pool %r: %s", pool.name, e)
             clean = False
+            with suppress(Exception):
+                self._end_handles()
         finally:
             # Whatever was raised, also by a signal handler.
             self.lease = wrapper.connection = None
@@ -375,7 +383,14 @@ class Borrower:
 
     def observe(self, sql):
         """Take note of a statement before it's executed."""
-        if traces := self.pool.pooling.statement_judge.judge(sql):
+        try:
+            # judge(), without the call.
+            if sql in self.judge.remembered:
+                return
+        except TypeError:
+            # Composed by the driver's own means, and not hashable.
+            pass
+        if traces := self.judge.judge(sql):
             self.traces |= traces
             self.policy.note(self, sql, traces)
 
@@ -395,23 +410,36 @@ class Borrower:
             self.remember(cursor)
 
     def remember(self, cursor):
+        """
+        Note Django's wrapper of a cursor, perhaps the backend's, and the
+        driver's own: any of them may be held by itself.
+        """
         handles = self.handles
-        # Django's wrapper, perhaps the backend's, the driver's own: any of
-        # them may be held by itself.
-        while True:
-            try:
-                handles.append(weakref.ref(cursor))
-            except TypeError:
-                pass
-            if type(cursor) in innermost_cursors:
-                break
-            if (inner := getattr(cursor, "cursor", None)) is None:
-                innermost_cursors.add(type(cursor))
-                break
-            cursor = inner
+        outermost = cursor
+        try:
+            while type(cursor) not in innermost_cursors:
+                handles.append(ref(cursor))
+                cursor = cursor.cursor
+            handles.append(ref(cursor))
+        except (AttributeError, TypeError):
+            self._remember_unknown(outermost)
         if len(handles) > self.many_handles:
             handles[:] = [handle for handle in handles if handle() is not None]
             self.many_handles = max(MANY_HANDLES, 2 * len(handles))
+
+    def _remember_unknown(self, cursor):
+        """The same for a class of cursors that wasn't seen before."""
+        while cursor is not None:
+            inner = getattr(cursor, "cursor", None)
+            try:
+                self.handles.append(ref(cursor))
+            except TypeError:
+                # Nobody can refer to it weakly.
+                pass
+            else:
+                if inner is None:
+                    innermost_cursors.add(type(cursor))
+            cursor = inner
 
     def is_relied_on(self):
         """

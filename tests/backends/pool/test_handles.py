@@ -68,6 +68,15 @@ class GiveBackTests(PooledTestCase):
         stats = pool.stats()
         self.assertEqual((stats.size, stats.in_use), (0, 0))
 
+    def test_cursors_of_a_lease_that_was_ended_behind_the_wrappers_back(self):
+        cursor = self.wrapper.cursor()
+        cursor.execute("SELECT 1")
+        self.wrapper.pool.discard(self.wrapper._borrower.lease)
+        self.wrapper.close()
+        with self.assertRaisesMessage(InterfaceError, "was given back"):
+            cursor.fetchone()
+        self.assertEqual(self.stats().size, 0)
+
     def test_a_wrapper_closed_by_two_threads_one_after_the_other(self):
         self.wrapper.ensure_connection()
         self.wrapper.inc_thread_sharing()

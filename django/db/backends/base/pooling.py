@@ -26,9 +26,9 @@ logger = logging.getLogger("django.db.pool")
 try:
     from sys import getrefcount as count_references
 except ImportError:
-    # Not CPython.
+    # Not CPython. It's neither more nor fewer than any other number.
     def count_references(connection):
-        return 0
+        return math.nan
 
 
 # Seconds that a server has for an answer at least, however near the deadline
@@ -367,7 +367,8 @@ class BaseDatabasePooling:
         be read, the driver's state unchanged. It's a short cut past
         make_clean() and needs_reset(), for the borrowers who leave nothing to
         do. It must not refer to the connection itself: see is_held(). None if
-        the driver offers no cheap way.
+        the driver offers no cheap way, or if there may be an open cursor that
+        doesn't refer to its connection.
         """
         return None
 
