@@ -41,7 +41,9 @@ class Leases(Workload):
         f"of {BATCH} under this lease and the other by turns. Each thread begins a "
         "request when its last one ends, so that their mean latency is the number "
         "of threads divided by the rate (Little's law). At the same rate, a lower "
-        "median means that others wait for longer: look at p99 as well."
+        "median means that others wait for longer: look at p99 as well. All of them "
+        "are at the limit of one interpreter, so that it's the code for each "
+        "request that counts, see (m), and the switches of threads."
     )
     columns = [
         ("rate", "requests/s", 0),
