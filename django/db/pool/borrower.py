@@ -53,8 +53,8 @@ def borrower_for(wrapper):
         return None
     borrower.judge = pool.pooling.statement_judge
     borrower.trusting = pool.options.check is False
-    borrower.reset = pool.options.reset
-    borrower.reset_always = pool.options.reset not in ("auto", "never")
+    if pool.options.reset != "auto":
+        borrower.reset_always = pool.options.reset != "never"
     borrower.leak_warning = pool.options.leak_warning
     borrower.policy = POLICIES[pool.options.lease]
     borrower.policy.prepare()
@@ -83,6 +83,11 @@ class Borrower:
     # gives back.
     may_wait = False
 
+    # A weak reference to the future of the call that borrowed, in a thread of
+    # an executor.
+    call = None
+
+    # CPython has a quick way to no more than 30 attributes of an instance.
     def __init__(self, wrapper):
         self.pool = None
         self.lease = None
@@ -93,16 +98,14 @@ class Borrower:
         # Whether the wrapper is as its connect() leaves it, but for the
         # connection: see borrow().
         self.is_ready = False
-        # When the session is reset: the pool's option.
-        self.reset = "auto"
-        self.reset_always = False
+        # Whether the session is reset whatever was done, None if what was
+        # done decides.
+        self.reset_always = None
         self.leak_warning = None
         # Whether asynchronous code asks which wrappers its callers use.
         self.is_noted = False
-        # Whether the thread goes on to live after a call that borrows, and
-        # which call that is.
+        # Whether the thread goes on to live after a call that borrows.
         self.in_executor = calls.is_in_executor()
-        self.call = None
         # Whether either is so.
         self.tells = False
         # The settings that the pool was chosen by: see is_current().
@@ -307,8 +310,9 @@ class Borrower:
                 and count_references(wrapper.connection) <= slot.session.references
                 and watch()
             ):
-                # Nor is there a cursor left that could reach the connection.
-                self.handles.clear()
+                if self.handles:
+                    # No cursor is left that could reach the connection.
+                    self.handles = []
                 clean, dirty = True, self.reset_always
             else:
                 if self.handles:
@@ -351,11 +355,10 @@ class Borrower:
         pooling = self.pool.pooling
         clean = pooling.make_clean(wrapper, self)
         if clean is None:
-            must_reset = None if self.reset == "auto" else self.reset_always
-            left = Aftermath(wrapper, self, must_reset)
+            left = Aftermath(wrapper, self, self.reset_always)
             return not self.is_held(wrapper, session), True, left
         clean = clean and not self.is_held(wrapper, session)
-        if self.reset == "auto":
+        if self.reset_always is None:
             dirty = clean and pooling.needs_reset(wrapper, session, self.traces)
         else:
             dirty = self.reset_always

@@ -297,6 +297,14 @@ class WrapperCostTests(PooledTestCase):
         steps = self.steps()
         self.assertLessEqual(sum(steps.instructions.values()), limit[VERSION], steps)
 
+    def test_attributes(self):
+        """For instances with more than 30, CPython looks up each in a dict."""
+        self.cycle()
+        borrower = self.wrapper._borrower
+        # In threads of an executor.
+        borrower.call = None
+        self.assertLessEqual(len(vars(borrower)), 30)
+
     def test_the_lock_is_not_taken(self):
         self.cycle()
         self.stats()
