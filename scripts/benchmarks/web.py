@@ -70,10 +70,10 @@ class Requests(Workload):
     about = (
         "What a pool takes for a request is known from (d) and (l), and small "
         "against the CPU time of all of it: (m) has the share of the code, and with "
-        "it the best that can be hoped for. A wait takes about 500 "
-        "instructions more. Where connections last, rivals whose "
-        "CPU times are alike differ by how their threads met with each other and "
-        "with what else the machine did: look at the spread of the ratios."
+        "it the best that can be hoped for. A wait takes about 500 instructions "
+        "more. Where connections last, rivals whose CPU times are alike differ by "
+        "how their threads met with each other and with what else the machine did: "
+        "look at the spread of the ratios."
     )
 
     @staticmethod

@@ -69,7 +69,7 @@ def count(function):
         monitoring.set_events(tool, events.INSTRUCTION)
         for _ in range(TIMES):
             function()
-        monitoring.set_events(tool, 0)
     finally:
+        monitoring.set_events(tool, 0)
         monitoring.free_tool_id(tool)
     return {"instructions": executed / TIMES}
