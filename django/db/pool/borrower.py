@@ -303,6 +303,7 @@ class Borrower:
                 self._end_handles()
             elif (
                 not self.traces
+                and not self.interrupted
                 and (watch := slot.session.watch) is not None
                 and wrapper.autocommit is self.autocommit
                 and not wrapper.errors_occurred

@@ -439,20 +439,34 @@ class CleanTests(PooledTestCase):
             self.wrapper.close()
             self.assertDiscarded()
 
-    def test_interrupted_query(self):
-        """What came back after an interrupt isn't the next one's answer."""
+    def interrupted_cursor(self):
         self.create_table()
         cursor = self.wrapper.cursor()
         with mock.patch.object(cursor, "cursor") as driver_cursor:
             driver_cursor.execute.side_effect = KeyboardInterrupt
             with self.assertRaises(KeyboardInterrupt):
                 cursor.execute("SELECT 1")
-        self.wrapper.close()
+        return cursor
+
+    def assertNotTrusted(self):
         if connection.vendor == "mysql":
             # The driver can't tell.
             self.assertDiscarded()
         else:
             self.assertClean()
+
+    def test_interrupted_query(self):
+        """What came back after an interrupt isn't the next one's answer."""
+        cursor = self.interrupted_cursor()
+        self.wrapper.close()
+        cursor.close()
+        self.assertNotTrusted()
+
+    def test_interrupted_query_of_a_closed_cursor(self):
+        """Nobody holds anything that would have the return look closer."""
+        self.interrupted_cursor().close()
+        self.wrapper.close()
+        self.assertNotTrusted()
 
     def test_rows_left_unread(self):
         """Not to read on interrupts nothing."""

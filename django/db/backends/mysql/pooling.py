@@ -1,4 +1,4 @@
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, ref
 
 from django.db.backends.base.pooling import BaseDatabasePooling
 from django.db.backends.base.statements import EXPLAINED, StatementJudge
@@ -60,6 +60,22 @@ class DatabasePooling(BaseDatabasePooling):
         if (getattr(connection, "server_status", None) or 0) & IN_TRANSACTION:
             return True
         return None if connection.get_autocommit() else True
+
+    def make_watch(self, connection):
+        # Cursors of both drivers refer to their connection until closed.
+        reference = ref(connection)
+        in_transaction, read_driver_state = self.in_transaction, self.read_driver_state
+        driver_state = self.copy_driver_state(connection)
+
+        def is_unchanged():
+            connection = reference()
+            return (
+                connection.open
+                and not in_transaction(connection)
+                and read_driver_state(connection) == driver_state
+            )
+
+        return is_unchanged
 
     def open_with(self, wrapper, timeout):
         session = super().open_with(wrapper, timeout)
