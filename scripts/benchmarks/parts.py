@@ -1,10 +1,9 @@
 """What a borrow and a return consist of: where the time goes."""
 
-from . import django_cycle
+from . import django_cycle, web
 from .cases import Case, Workload
 from .environments import PATCHED, STOCK
 from .measures.parts import ALONE, THROUGH_DJANGO
-from .web import InProcessCase
 
 FLOOR = "for comparison: the floor of (a)"
 PERSISTENT = "for comparison: stock persistent"
@@ -66,10 +65,10 @@ class Instructions(Workload):
     letter = "m"
     title = "how much Python code is executed, in bytecode instructions"
     about = (
-        "In one thread, on open connections, with PostgreSQL. It doesn't depend on "
-        "what else the machine does, so that it tells what (d), (e) and (j) can be "
-        "at best: an instruction takes some 10 ns in a loop as in (d), and 30 to 50 "
-        "ns in a request. What's written in C isn't seen, and neither is waiting."
+        "In one thread, on open connections. It doesn't depend on what else the "
+        "machine does, so that it tells what (d), (e) and (j) can be at best: an "
+        "instruction takes some 10 ns in a loop as in (d), and 30 to 50 ns in a "
+        "request. What's written in C isn't seen, and neither is waiting."
     )
     columns = [("instructions", "instructions", 0)]
     ratio = "instructions"
@@ -77,10 +76,11 @@ class Instructions(Workload):
     rounds = (1, 1)
 
     scenarios = {
-        "a request with three queries, as in (e)": "request",
+        "a request with three queries, as in (e), PostgreSQL": "request",
         "a query by get(), as in (j)": "query",
         "a use of the connection, as in (d), wrapper": "cycle",
     }
+    on_mariadb = "a request with three queries, as in (e), MariaDB"
 
     def cases(self, lab):
         transaction = django_cycle.database(lab, django_cycle.OURS)
@@ -97,14 +97,20 @@ class Instructions(Workload):
             if function != "cycle":
                 rival = f"{django_cycle.OURS}, lease transaction"
                 yield self.case(lab, scenario, rival, function, transaction)
+        mariadb = lab.server("mariadb")
+        for rival in (django_cycle.PERSISTENT, django_cycle.OURS):
+            settings = {**mariadb.settings, **web.MARIADB[rival][1]}
+            yield self.case(
+                lab, self.on_mariadb, rival, "request", settings, server="mariadb"
+            )
 
-    def case(self, lab, scenario, rival, function, database):
+    def case(self, lab, scenario, rival, function, database, server="postgresql"):
         ours = rival.startswith(django_cycle.OURS)
-        return InProcessCase(
+        return web.InProcessCase(
             scenario,
             rival,
             PATCHED if ours else STOCK,
             f"instructions.{function}",
             {"database": database},
-            lab.server("postgresql"),
+            lab.server(server),
         )

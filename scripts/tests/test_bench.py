@@ -284,6 +284,45 @@ class MeasuresTests(unittest.TestCase):
         # Two connections, a millisecond each.
         self.assertLessEqual(figures["throughput"], 2000)
         self.assertLessEqual(figures["jain"], 1)
+        self.assertLessEqual(figures["paused"], figures["max"])
+        self.assertLessEqual(figures["paused"], figures["pause"])
+
+    def test_longest_pause(self):
+        moments = [1.0, 2.0, 5.0, 5.5]
+        for span, pause in (
+            ((), 3.0),
+            # Of what's longer, only the part within counts.
+            ((3.0, 5.5), 2.0),
+            ((0.0, 1.5), 0.5),
+            ((5.1, 5.2), 0.1),
+            ((6.0, 7.0), 0.0),
+        ):
+            with self.subTest(span=span):
+                self.assertAlmostEqual(bare.longest_pause(moments, *span), pause)
+        self.assertEqual(bare.longest_pause([1.0]), 0.0)
+
+    def test_a_pause_is_told_from_a_wait(self):
+        class Pool:
+            """Serves nobody for a while, all at once afterwards."""
+
+            def __init__(self):
+                self.begin = time.perf_counter()
+
+            def acquire(self):
+                now = time.perf_counter() - self.begin
+                if 0.1 < now < 0.3:
+                    time.sleep(0.3 - now)
+                else:
+                    time.sleep(0.001)
+
+            def release(self, handle):
+                pass
+
+        run = bare.contend_once(Pool(), 4, 0, 0, 0.5)
+        longest, paused = run["longest"]
+        self.assertGreater(longest, 0.15)
+        self.assertGreater(paused, 0.15)
+        self.assertGreater(run["pause"], 0.15)
 
     def test_parts_are_measured_without_their_loop(self):
         def least(statement):

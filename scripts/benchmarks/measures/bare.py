@@ -1,7 +1,9 @@
 """Pools alone: one thread, many threads, a spike."""
 
+import math
 import threading
 import time
+from itertools import pairwise
 from statistics import median
 
 from .rivals import RIVALS, Opener
@@ -27,12 +29,16 @@ def contend(rival, size, threads, hold, think, seconds, repeats=1):
     pool.stop()
     # The waits of all runs are looked at together.
     ordered = sorted(wait for run in runs for wait in run.pop("waits"))
+    longest, paused = max(run.pop("longest") for run in runs)
+    pause = max(run.pop("pause") for run in runs)
     figures = {name: median(run[name] for run in runs) for name in runs[0]}
     return {
         **figures,
         "p50": quantile(ordered, 0.50) * 1e3,
         "p99": quantile(ordered, 0.99) * 1e3,
-        "max": ordered[-1] * 1e3,
+        "max": longest * 1e3,
+        "paused": paused * 1e3,
+        "pause": pause * 1e3,
         "least jain": min(run["jain"] for run in runs),
         "starved": max(run["starved"] for run in runs),
     }
@@ -40,22 +46,24 @@ def contend(rival, size, threads, hold, think, seconds, repeats=1):
 
 def contend_once(pool, threads, hold, think, seconds):
     clock = time.perf_counter
-    waits = [[] for _ in range(threads)]
+    # Numbers, not pairs of them: those would keep the garbage collector busy.
+    asked = [[] for _ in range(threads)]
+    got = [[] for _ in range(threads)]
     served = [0] * threads
     barrier = threading.Barrier(threads + 1)
     end = None
 
     def work(number):
-        acquire, release, note = pool.acquire, pool.release, waits[number].append
+        acquire, release = pool.acquire, pool.release
+        note_asked, note_got = asked[number].append, got[number].append
         count = 0
         barrier.wait()
         while True:
-            start = clock()
+            note_asked(clock())
             handle = acquire()
-            now = clock()
             # The last wait may end after the end: it isn't served, but it
             # was waited for.
-            note(now - start)
+            note_got(now := clock())
             if now >= end:
                 release(handle)
                 break
@@ -78,14 +86,29 @@ def contend_once(pool, threads, hold, think, seconds):
     cpu = time.process_time() - cpu
     switches = count_switches() - switches
     total = sum(served)
+    times = [pair for pairs in map(zip, asked, got) for pair in pairs]
+    # That anybody was served, until the end.
+    moments = sorted(now for _, now in times if now < end)
+    start, now = max(times, key=lambda pair: pair[1] - pair[0])
     return {
         "throughput": total / seconds,
-        "waits": [wait for part in waits for wait in part],
+        "waits": [now - start for start, now in times],
+        "longest": (now - start, longest_pause(moments, start, now)),
+        "pause": longest_pause(moments),
         "jain": jain(served),
         "starved": sum(count == 0 for count in served),
         "cpu": cpu / total * 1e6,
         "switches": switches / total,
     }
+
+
+def longest_pause(moments, start=-math.inf, end=math.inf):
+    """
+    Return the longest time between two moments of a sorted list, as far as
+    it's between a start and an end.
+    """
+    pauses = (min(b, end) - max(a, start) for a, b in pairwise(moments))
+    return max([0.0, *pauses])
 
 
 def jain(counts):
