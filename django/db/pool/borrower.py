@@ -303,8 +303,8 @@ class Borrower:
                 self._end_handles()
             elif (
                 not self.traces
-                and not self.interrupted
                 and (watch := slot.session.watch) is not None
+                and not self.interrupted
                 and wrapper.autocommit is self.autocommit
                 and not wrapper.errors_occurred
                 # is_held(), without the call.

@@ -38,7 +38,7 @@ counts_instructions = unittest.skipUnless(
 # Calls of Python functions, and instructions by version, that a driver's
 # connection takes to be borrowed and given back.
 LIMITS = {
-    "psycopg": (11, {(3, 12): 475, (3, 13): 482}),
+    "psycopg": (11, {(3, 12): 478, (3, 13): 485}),
     "psycopg2": (17, {(3, 12): 527, (3, 13): 533}),
     "MySQLdb": (18, {(3, 12): 597, (3, 13): 602}),
     "pymysql": (21, {(3, 12): 611, (3, 13): 626}),
