@@ -19,7 +19,7 @@ from django.db.backends.base.pooling import (
     Aftermath,
     count_references,
 )
-from django.db.backends.base.statements import SESSION
+from django.db.backends.base.statements import INTERRUPTED, SESSION
 from django.db.backends.utils import CursorWrapper
 
 from . import calls
@@ -138,8 +138,6 @@ class Borrower:
         # Bits of what the statements under the present lease may leave
         # behind, see django.db.backends.base.statements.
         self.traces = 0
-        # Whether the driver was left by an exception that isn't its own.
-        self.interrupted = False
         # Weak references to the cursors made under the present lease.
         self.handles = []
         self.many_handles = MANY_HANDLES
@@ -199,7 +197,6 @@ class Borrower:
                 if attributes:
                     wrapper.__dict__.update(attributes)
             self.traces = 0
-            self.interrupted = False
             if self.trusting and ((probe := session.probe) is None or not probe()):
                 return True
             deadline = lease.deadline or slot.leased_at + pool.timeout
@@ -265,7 +262,6 @@ class Borrower:
         self.is_borrowing = True
         self.attributes = session.attributes
         self.traces = 0
-        self.interrupted = False
         if not self.is_current(wrapper):
             # The settings were changed meanwhile. Nobody knows which ones
             # the connection was made for.
@@ -304,7 +300,6 @@ class Borrower:
             elif (
                 not self.traces
                 and (watch := slot.session.watch) is not None
-                and not self.interrupted
                 and wrapper.autocommit is self.autocommit
                 and not wrapper.errors_occurred
                 # is_held(), without the call.
@@ -397,6 +392,10 @@ class Borrower:
         if traces := self.judge.judge(sql):
             self.traces |= traces
             self.policy.note(self, sql, traces)
+
+    def note_interrupt(self):
+        """Take note that the driver was left by an exception not its own."""
+        self.traces |= INTERRUPTED
 
     # ##### Handles that outlive the lease #####
 
@@ -545,7 +544,6 @@ class Borrower:
         return (
             wrapper.autocommit is self.autocommit is True
             and not wrapper.errors_occurred
-            and not self.interrupted
             and not self.traces
             and not self.pool.pooling.in_transaction(wrapper.connection)
             and all(handle() is None for handle in self.handles)

@@ -218,7 +218,6 @@ class TransactionPolicy(RequestPolicy):
         elif (
             # What give_back() asks to find that there's nothing to do.
             not borrower.traces
-            and not borrower.interrupted
             and wrapper.autocommit is borrower.autocommit is True
             and not wrapper.in_atomic_block
             and not wrapper.errors_occurred

@@ -38,10 +38,10 @@ counts_instructions = unittest.skipUnless(
 # Calls of Python functions, and instructions by version, that a driver's
 # connection takes to be borrowed and given back.
 LIMITS = {
-    "psycopg": (11, {(3, 12): 478, (3, 13): 485}),
+    "psycopg": (11, {(3, 12): 475, (3, 13): 482}),
     "psycopg2": (17, {(3, 12): 527, (3, 13): 533}),
-    "MySQLdb": (12, {(3, 12): 597, (3, 13): 507}),
-    "pymysql": (15, {(3, 12): 611, (3, 13): 529}),
+    "MySQLdb": (12, {(3, 12): 597, (3, 13): 503}),
+    "pymysql": (15, {(3, 12): 611, (3, 13): 525}),
     "sqlite3": (23, {(3, 12): 595, (3, 13): 610}),
 }
 

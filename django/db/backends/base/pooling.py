@@ -17,7 +17,12 @@ from contextlib import contextmanager
 from functools import partial
 
 from django.db import connections
-from django.db.backends.base.statements import SESSION, TRANSACTION, StatementJudge
+from django.db.backends.base.statements import (
+    INTERRUPTED,
+    SESSION,
+    TRANSACTION,
+    StatementJudge,
+)
 from django.db.backends.signals import connection_created
 from django.utils.functional import cached_property
 
@@ -81,7 +86,6 @@ class Aftermath:
 
     __slots__ = (
         "traces",
-        "interrupted",
         "autocommit",
         "must_reset",
         "attributes",
@@ -91,7 +95,6 @@ class Aftermath:
 
     def __init__(self, wrapper, borrower, must_reset):
         self.traces = borrower.traces
-        self.interrupted = borrower.interrupted
         self.autocommit = borrower.autocommit
         self.must_reset = must_reset
         self.attributes = {
@@ -403,7 +406,7 @@ class BaseDatabasePooling:
         connection = wrapper.connection
         in_transaction = self.in_transaction(connection)
         if in_transaction is None:
-            if borrower.interrupted:
+            if borrower.traces & INTERRUPTED:
                 # Nobody knows whether an answer is still to be read.
                 return False
             in_transaction = borrower.traces & TRANSACTION or not wrapper.autocommit

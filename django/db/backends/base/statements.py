@@ -12,6 +12,9 @@ NOTHING = 0
 TRANSACTION = 1
 SESSION = 2
 ANYTHING = TRANSACTION | SESSION
+# No statement's, but of an exception that isn't the driver's and came while
+# the driver was at work: that may be half done.
+INTERRUPTED = 4
 
 # Statements remembered as harmless, at most. Those of the ORM repeat, as far
 # as parameters aren't part of them.

@@ -1,7 +1,11 @@
 from weakref import WeakKeyDictionary, ref
 
 from django.db.backends.base.pooling import BaseDatabasePooling
-from django.db.backends.base.statements import EXPLAINED, StatementJudge
+from django.db.backends.base.statements import (
+    EXPLAINED,
+    INTERRUPTED,
+    StatementJudge,
+)
 
 # SERVER_STATUS_IN_TRANS of the client/server protocol.
 IN_TRANSACTION = 1
@@ -97,7 +101,7 @@ class DatabasePooling(BaseDatabasePooling):
         # the middle of an answer, whatever the server's last status was.
         return (
             wrapper.connection.open
-            and not borrower.interrupted
+            and not borrower.traces & INTERRUPTED
             and super().make_clean(wrapper, borrower)
         )
 
