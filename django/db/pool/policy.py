@@ -218,7 +218,8 @@ class TransactionPolicy(RequestPolicy):
         elif (
             # What give_back() asks to find that there's nothing to do.
             not borrower.traces
-            and wrapper.autocommit is borrower.autocommit is True
+            and wrapper.autocommit
+            and borrower.autocommit
             and not wrapper.in_atomic_block
             and not wrapper.errors_occurred
             and not borrower.pin_depth

@@ -192,7 +192,10 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             slot.brief_uses += 1
             slot.brief_time += used
         else:
-            self._note_use(used)
+            held = state.counters.held
+            held.append(used)
+            if len(held) >= MANY_HELD:
+                self._count_held()
         slot.owner = None
         slot.status = IDLE
         slot.idle_since = now
@@ -230,12 +233,9 @@ class ConnectionPool(QueueMixin, UpkeepMixin):
             self._wake()
         self.close_condemned()
 
-    def _note_use(self, seconds):
-        counters = self._state.counters
-        counters.held.append(seconds)
-        if len(counters.held) >= MANY_HELD:
-            with self._lock:
-                counters.count_held()
+    def _count_held(self):
+        with self._lock:
+            self._state.counters.count_held()
 
     @maintenance.put_off_inside
     def release_dirty(self, lease, left=None):

@@ -38,10 +38,10 @@ counts_instructions = unittest.skipUnless(
 # Calls of Python functions, and instructions by version, that a driver's
 # connection takes to be borrowed and given back.
 LIMITS = {
-    "psycopg": (11, {(3, 12): 475, (3, 13): 482}),
-    "psycopg2": (17, {(3, 12): 527, (3, 13): 533}),
-    "MySQLdb": (12, {(3, 12): 597, (3, 13): 503}),
-    "pymysql": (15, {(3, 12): 611, (3, 13): 525}),
+    "psycopg": (11, {(3, 12): 457, (3, 13): 464}),
+    "psycopg2": (17, {(3, 12): 521, (3, 13): 528}),
+    "MySQLdb": (11, {(3, 12): 467, (3, 13): 476}),
+    "pymysql": (14, {(3, 12): 496, (3, 13): 506}),
     "sqlite3": (23, {(3, 12): 595, (3, 13): 610}),
 }
 

@@ -68,16 +68,22 @@ class DatabasePooling(BaseDatabasePooling):
     def make_watch(self, connection):
         # Cursors of both drivers refer to their connection until closed.
         reference = ref(connection)
-        in_transaction, read_driver_state = self.in_transaction, self.read_driver_state
+        read_driver_state = self.read_driver_state
         driver_state = self.copy_driver_state(connection)
+        # Found out once: it takes long to look for what isn't there.
+        tells_status = hasattr(connection, "server_status")
 
         def is_unchanged():
             connection = reference()
-            return (
+            # What in_transaction() asks, and whether the driver is as it was.
+            if (
                 connection.open
-                and not in_transaction(connection)
+                and connection.get_autocommit()
+                and not (tells_status and connection.server_status & IN_TRANSACTION)
                 and read_driver_state(connection) == driver_state
-            )
+            ):
+                return True
+            return False
 
         return is_unchanged
 
