@@ -83,8 +83,9 @@ class Contended(Workload):
         "let the others starve. A pause is a time in which nobody was served at all, "
         "while there were threads that wanted to be. Threads that share nothing but "
         "the interpreter have such pauses, too, see 'nothing': the machine did "
-        "something else. Who waits then, waits for longer by that. Each column has "
-        "its worst round."
+        "something else. Who waits then, waits for longer by that. Of the least "
+        "Jain's index, the maximum, the pauses and those that starve, it's the worst "
+        "round that is shown; of everything else, the median."
     )
     # Of all rounds, instead of their median.
     extreme = {

@@ -38,7 +38,11 @@ class Bar:
 
     def judge(self, results):
         """Return (what was measured, whether that's within the limit)."""
-        if self.other is None:
+        if self.other is None and self.one[-1].endswith(" ratio"):
+            # Formed within each round.
+            measured = results.spread(*self.one)
+            middle = measured and measured.median
+        elif self.other is None:
             worst = max if self.at_least is None else min
             function = worst if self.worst else median
             measured = middle = results.summary(function, *self.one)
@@ -201,17 +205,18 @@ def request_bars_of(database, interface, rivals):
         return ("e", scenario, rival, metric)
 
     others = [rival for rival in rivals if not rival.startswith(django_cycle.OURS)]
+    turns = web.TURNS[database] if interface == "wsgi" else ()
     for metric in ("rate", "p99"):
         for rival in others:
             limit = {"at_least": 1} if metric == "rate" else {"at_most": 1}
             if metric == "rate" and rival == django_cycle.PERSISTENT:
                 limit = {"at_least": 0.98}
-            yield Bar(
-                f"{text}{metric}, pool / {rival}",
-                requests(django_cycle.OURS, metric),
-                requests(rival, metric),
-                **limit,
-            )
+            if (pair := (django_cycle.OURS, rival)) in turns:
+                where = ("e", f"{scenario}, by turns", " / ".join(pair))
+                figures = [(*where, f"{metric} ratio")]
+            else:
+                figures = [requests(one, metric) for one in pair]
+            yield Bar(f"{text}{metric}, pool / {rival}", *figures, **limit)
     if database != "SQLite":
         peak = requests(django_cycle.OURS, "peak")
         most = django_cycle.MAX_SIZE
@@ -268,13 +273,14 @@ def lease_bars():
         yield Bar(text + "failed requests", failed, at_most=0, worst=True)
         if server == "mariadb":
             continue
-        for metric, limit in (("rate", {"at_least": 1}), ("p50", {"at_most": 1})):
-            yield Bar(
-                f"{text}{metric}, {leases.TRANSACTION} / {leases.PGBOUNCER}",
-                serving(leases.TRANSACTION, metric),
-                serving(leases.PGBOUNCER, metric),
-                **limit,
-            )
+        for rival in (leases.PGBOUNCER, leases.PGBOUNCER_PERSISTENT):
+            for metric, limit in (("rate", {"at_least": 1}), ("p50", {"at_most": 1})):
+                yield Bar(
+                    f"{text}{metric}, {leases.TRANSACTION} / {rival}",
+                    serving(leases.TRANSACTION, metric),
+                    serving(rival, metric),
+                    **limit,
+                )
     for kind in leases.KINDS:
         for metric in ("wall", "cpu"):
             yield Bar(

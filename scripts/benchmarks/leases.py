@@ -13,6 +13,7 @@ TRANSACTION = f"lease transaction, pool of {FEW}"
 REQUEST_MANY = f"lease request, pool of {THREADS}"
 REQUEST_FEW = f"lease request, pool of {FEW}"
 PGBOUNCER = f"stock, PgBouncer transaction with {FEW}"
+PGBOUNCER_PERSISTENT = f"stock persistent, PgBouncer transaction with {FEW}"
 LEASES = ("transaction", "request")
 
 # Rival: its environment, its server, its settings.
@@ -20,7 +21,12 @@ RIVALS = {
     TRANSACTION: (PATCHED, None, {"POOL": {"max_size": FEW, "lease": "transaction"}}),
     REQUEST_MANY: (PATCHED, None, {"POOL": {"max_size": THREADS}}),
     REQUEST_FEW: (PATCHED, None, {"POOL": {"max_size": FEW}}),
-    PGBOUNCER: (STOCK, f"pgbouncer-transaction-{FEW}", {"CONN_MAX_AGE": None}),
+    PGBOUNCER: (STOCK, f"pgbouncer-transaction-{FEW}", {}),
+    PGBOUNCER_PERSISTENT: (
+        STOCK,
+        f"pgbouncer-transaction-{FEW}",
+        {"CONN_MAX_AGE": None},
+    ),
 }
 KINDS = ("get()", "values_list()")
 # Queries under one lease, before it's the other's turn: short against the time
@@ -36,7 +42,8 @@ class Leases(Workload):
     about = (
         "Under the lease of a transaction, nobody holds a connection while they "
         "wait for something else. The other rivals hold theirs until the request "
-        "ends, or leave it to PgBouncer, to which each thread keeps a connection. "
+        "ends, or leave it to PgBouncer, to which each request opens a connection, "
+        "as is Django's default, or each thread keeps one. "
         "What such a lease costs a query is measured within one process, in batches "
         f"of {BATCH} under this lease and the other by turns. Each thread begins a "
         "request when its last one ends, so that their mean latency is the number "

@@ -67,6 +67,11 @@ class Results:
         ratios = [a / b for a, b in pairs if b]
         return Ratio(ratios) if ratios else None
 
+    def spread(self, *where):
+        """Return the Ratio of a metric that is one in itself."""
+        ratios = self.values(*where)
+        return Ratio(ratios) if ratios else None
+
     def save(self, file):
         content = {**self.about, "results": self.rounds, "errors": self.errors}
         file.write_text(json.dumps(content, indent=1) + "\n")

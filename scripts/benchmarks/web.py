@@ -2,7 +2,9 @@
 
 import concurrent.futures
 import tempfile
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from statistics import median
 
 from . import bare, django_cycle
 from .cases import Case, Workload, run_measure
@@ -49,8 +51,20 @@ MARIADB = {
 }
 RIVALS = {"PostgreSQL": POSTGRESQL, "MariaDB": MARIADB, "SQLite": SQLITE}
 INTERFACES = ("wsgi", "asgi")
-# The same once more, to see what differs between two that are the same.
-AGAIN = f"{django_cycle.PERSISTENT}, again"
+# What's compared by turns, with gunicorn; also two that are the same, to see
+# what those differ by.
+TURNS = {
+    "PostgreSQL": (
+        (django_cycle.OURS, django_cycle.PERSISTENT),
+        (django_cycle.OURS, django_cycle.STOCK_POOL),
+        (django_cycle.PERSISTENT, django_cycle.PERSISTENT),
+    ),
+    "MariaDB": (
+        (django_cycle.OURS, django_cycle.PERSISTENT),
+        (django_cycle.PERSISTENT, django_cycle.PERSISTENT),
+    ),
+    "SQLite": ((django_cycle.OURS, django_cycle.PERSISTENT),),
+}
 
 
 class Requests(Workload):
@@ -65,18 +79,25 @@ class Requests(Workload):
         ("peak", "at once", 0),
         ("client", "CPU ms of Django", 2),
         ("server", "CPU ms of the database", 2),
+        # Of what's compared by turns.
+        ("one rate", "requests/s of the first", 0),
+        ("other rate", "of the second", 0),
+        ("rate ratio", "ratio", 3),
+        ("p99 ratio", "p99 ratio", 3),
+        ("client ratio", "CPU ratio", 3),
     ]
     ratio = "rate"
-    # Short ones, for the machine's pace changes within seconds.
-    rounds = (2, 5)
+    rounds = (2, 3)
     about = (
         "What a pool takes for a request is known from (d) and (l), and small "
         "against the CPU time of all of it: (m) has the share of the code, and with "
         "it the best that can be hoped for. A wait takes about 500 instructions "
-        "more. Where connections last, rivals whose CPU times are alike differ by "
-        "how their threads met with each other and with what else the machine did: "
-        "look at the spread of the ratios, and at the one that's there again, which "
-        "is the very same thing measured a second time."
+        "more. The machine's pace changes within seconds, by more than what rivals "
+        "differ by whose connections last. So those are also compared by turns: the "
+        "sites of both are up, and loaded for one second each; the ratios are the "
+        "medians of such pairs of seconds. No two processes are alike either, so "
+        "new ones are started now and then. What's left of all that can be seen "
+        "where the same is compared with itself."
     )
 
     @staticmethod
@@ -98,30 +119,33 @@ class Requests(Workload):
                     lab.server("postgresql"),
                     between=server if server != "postgresql" else None,
                 )
+        for name in lab.pick(("PostgreSQL",), [*TURNS]):
+            for pair in lab.pick(TURNS[name][:1], TURNS[name]):
+                yield TurnsCase(*(self.case(lab, name, "wsgi", one) for one in pair))
         if lab.quick:
             return
-        mariadb = lab.server("mariadb")
-        for name, server in (
-            ("PostgreSQL", lab.server("postgresql")),
-            ("MariaDB", mariadb),
-        ):
-            database = {**server.settings, "CONN_MAX_AGE": None}
-            yield RequestsCase(name, "wsgi", AGAIN, STOCK, database, server)
         for interface in INTERFACES:
-            for rival, (environment, settings) in MARIADB.items():
-                database = {**mariadb.settings, **settings}
-                yield RequestsCase(
-                    "MariaDB", interface, rival, environment, database, mariadb
-                )
-            for rival, (environment, settings) in SQLITE.items():
-                database = {
-                    "ENGINE": "django.db.backends.sqlite3",
-                    "NAME": str(self.sqlite_file(lab)),
-                    **settings,
-                }
-                yield RequestsCase(
-                    "SQLite", interface, rival, environment, database, None
-                )
+            for name in ("MariaDB", "SQLite"):
+                for rival in RIVALS[name]:
+                    yield self.case(lab, name, interface, rival)
+
+    def case(self, lab, name, interface, rival):
+        """Return the case of a rival without a proxy."""
+        server = None
+        if name == "PostgreSQL":
+            environment = django_cycle.RIVALS[rival][0]
+            database = django_cycle.database(lab, rival)
+            server = lab.server("postgresql")
+        elif name == "MariaDB":
+            environment, settings = MARIADB[rival]
+            server = lab.server("mariadb")
+            database = {**server.settings, **settings}
+        else:
+            environment, settings = SQLITE[rival]
+            file = str(self.sqlite_file(lab))
+            database = {"ENGINE": "django.db.backends.sqlite3", "NAME": file}
+            database |= settings
+        return RequestsCase(name, interface, rival, environment, database, server)
 
     def sqlite_file(self, lab):
         if not hasattr(self, "_directory"):
@@ -205,23 +229,31 @@ class RequestsCase(Case):
         return max(CLIENTS, self.threads)
 
     def measure(self, lab):
-        python = lab.python(self.environment)
+        self.prepare(lab)
+        opened = self.count_opened()
+        with self.site(lab) as site:
+            figures = self.load(lab, site, lab.pick(3, 4))
+        if opened is not None:
+            figures["opened"] = self.count_opened() - opened - self.own_connections
+        return figures
+
+    def prepare(self, lab):
         fill_once(lab, self.database)
         if self.server is not None:
             # Those that PgBouncer keeps from another case.
             self.server.kill_sessions()
-        opened = self.count_opened()
+
+    @contextmanager
+    def site(self, lab):
+        """Have a process serve the site in the block, warmed up."""
         with tempfile.TemporaryDirectory(prefix="django-pool-bench-") as directory:
-            site = Site(python, self, Path(directory))
+            site = Site(lab.python(self.environment), self, Path(directory))
             try:
                 site.start()
                 load(site.url, WARM_UP, self.clients)
-                figures = self.load(lab, site, lab.pick(3, 4))
+                yield site
             finally:
                 site.stop()
-        if opened is not None:
-            figures["opened"] = self.count_opened() - opened - self.own_connections
-        return figures
 
     def load(self, lab, site, seconds):
         """Load the site. Watch it, and the database's server, meanwhile."""
@@ -263,6 +295,55 @@ class RequestsCase(Case):
             f"WHERE datname = '{self.server.settings['NAME']}'"
         )
         return int(self.server.sql(query)[0])
+
+
+class TurnsCase(Case):
+    """Two rivals whose sites are up at the same time and loaded by turns."""
+
+    # Seconds.
+    turn = 1
+
+    def __init__(self, one, other):
+        scenario = f"{one.scenario}, by turns"
+        super().__init__(scenario, f"{one.rival} / {other.rival}", None, None, None)
+        self.pair = (one, other)
+
+    def measure(self, lab):
+        turns = []
+        for _ in range(lab.pick(1, 2)):
+            turns += self.take_turns(lab, lab.pick(4, 6))
+        one, other = zip(*turns)
+        return {
+            "one rate": median(figures["rate"] for figures in one),
+            "other rate": median(figures["rate"] for figures in other),
+            "failed": sum(figures["failed"] for figures in (*one, *other)),
+            **{
+                f"{metric} ratio": median(a[metric] / b[metric] for a, b in turns)
+                for metric in ("rate", "p99", "client")
+            },
+        }
+
+    def take_turns(self, lab, count):
+        """Return pairs of the figures of the two."""
+        for case in self.pair:
+            case.prepare(lab)
+        turns = []
+        with ExitStack() as stack:
+            sites = [stack.enter_context(case.site(lab)) for case in self.pair]
+            order = [0, 1]
+            for _ in range(count):
+                figures = {n: self.load(sites[n], self.pair[n].clients) for n in order}
+                turns.append((figures[0], figures[1]))
+                # So that neither is always the first.
+                order.reverse()
+        return turns
+
+    def load(self, site, clients):
+        before = cpu_seconds(site.process.pid)
+        figures = load(site.url, self.turn, clients)
+        spent = cpu_seconds(site.process.pid) - before
+        figures["client"] = spent / figures["requests"] * 1e3
+        return figures
 
 
 def total_cpu(pids):

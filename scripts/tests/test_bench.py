@@ -15,7 +15,7 @@ from unittest import mock
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from benchmarks import cli, documents, report, serving  # NOQA: E402
+from benchmarks import cli, documents, report, serving, web  # NOQA: E402
 from benchmarks.bare import FLOOR, ONE_THREAD, OURS  # NOQA: E402
 from benchmarks.bars import Bar, bars  # NOQA: E402
 from benchmarks.cases import Workload  # NOQA: E402
@@ -471,6 +471,106 @@ class LeasesTests(unittest.TestCase):
         self.assertGreaterEqual(figures["wall"], 2000)
         self.assertGreater(figures["wall ratio"], 1)
         self.assertIn("cpu ratio", figures)
+
+
+class FakeSite:
+    """What RequestsCase.site() has in a block."""
+
+    def __init__(self, name):
+        self.url = name
+        self.process = mock.Mock(pid=name)
+
+
+class TurnsTests(unittest.TestCase):
+    def setUp(self):
+        self.events = []
+        # What they took before doesn't count.
+        self.cpu = {"ours": 100.0, "other": 1.0}
+        # The machine gets slower and slower. Ours takes half as long always.
+        self.pace = 1.0
+        for name, value in (("load", self.load), ("cpu_seconds", self.cpu.get)):
+            self.enterContext(mock.patch.object(web, name, value))
+        pair = []
+        for name in self.cpu:
+            case = web.RequestsCase("SQLite", "wsgi", name, None, {}, None)
+            self.enterContext(mock.patch.object(case, "site", self.site(name)))
+            self.enterContext(mock.patch.object(case, "prepare", self.prepare(name)))
+            pair.append(case)
+        self.case = web.TurnsCase(*pair)
+
+    def prepare(self, name):
+        return lambda lab: self.events.append(("prepare", name))
+
+    def site(self, name):
+        @contextlib.contextmanager
+        def site(lab):
+            self.events.append(("start", name))
+            try:
+                yield FakeSite(name)
+            finally:
+                self.events.append(("stop", name))
+
+        return site
+
+    def load(self, url, seconds, clients):
+        self.events.append(("load", url))
+        self.pace *= 0.9
+        speed = self.pace * {"ours": 2.0, "other": 1.0}[url]
+        self.cpu[url] += 1.0
+        requests = 1000 * speed
+        return {"rate": requests, "requests": requests, "p99": 1 / speed, "failed": 1}
+
+    def test_each_is_the_first_by_turns(self):
+        self.case.take_turns(FakeLab(quick=False), 3)
+        self.assertEqual(
+            self.events,
+            [
+                *(("prepare", name) for name in ("ours", "other")),
+                *(("start", name) for name in ("ours", "other")),
+                *(("load", name) for name in ("ours", "other", "other", "ours")),
+                *(("load", name) for name in ("ours", "other")),
+                *(("stop", name) for name in ("other", "ours")),
+            ],
+        )
+
+    def test_ratios_are_those_of_pairs(self):
+        figures = self.case.measure(FakeLab(quick=False))
+        # Two loads of a pair are a tenth apart, in either direction.
+        for metric, low, high in (("rate", 1.8, 2.3), ("client", 0.44, 0.56)):
+            with self.subTest(metric=metric):
+                self.assertGreater(figures[f"{metric} ratio"], low)
+                self.assertLess(figures[f"{metric} ratio"], high)
+        self.assertAlmostEqual(figures["p99 ratio"], 0.5, delta=0.06)
+        self.assertGreater(figures["one rate"], figures["other rate"])
+        loads = [event for event, _ in self.events].count("load")
+        self.assertEqual(figures["failed"], loads)
+        self.assertEqual(self.case.rival, "ours / other")
+
+    def test_a_full_run_has_new_processes(self):
+        for quick, starts in ((True, 2), (False, 4)):
+            with self.subTest(quick=quick):
+                self.events.clear()
+                self.case.measure(FakeLab(quick))
+                events = [event for event, _ in self.events]
+                self.assertEqual(events.count("start"), starts)
+                self.assertEqual(events.count("stop"), starts)
+
+    def test_both_are_stopped_after_a_failure(self):
+        with mock.patch.object(web, "load", side_effect=ToolError("wrk failed.")):
+            with self.assertRaises(ToolError):
+                self.case.measure(FakeLab(quick=True))
+        stopped = {name for event, name in self.events if event == "stop"}
+        self.assertEqual(stopped, {"ours", "other"})
+
+    def test_a_bar_judges_the_median_of_the_rounds(self):
+        results = Results()
+        for ratio in (0.9, 1.0, 0.99):
+            results.add("e", self.case, {"rate ratio": ratio})
+        where = ("e", self.case.scenario, self.case.rival, "rate ratio")
+        measured, ok = Bar("", where, at_least=0.98).judge(results)
+        self.assertEqual(str(measured), "0.99 (0.9-1)")
+        self.assertIs(ok, True)
+        self.assertIs(Bar("", where, at_least=0.995).judge(results)[1], False)
 
 
 class AsynchronousTests(unittest.TestCase):
