@@ -307,8 +307,8 @@ class TurnsCase(Case):
 
     def measure(self, lab):
         turns = []
-        # Two processes with the same code may differ by some percent, all their
-        # life: where their hashes and their memory happen to lie.
+        # Two processes with the same code may differ by some percent, for as
+        # long as they live: by what lies where in their memory.
         for _ in range(lab.pick(2, 4)):
             turns += self.take_turns(lab, 3)
         one, other = zip(*turns)
