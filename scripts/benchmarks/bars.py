@@ -214,6 +214,13 @@ def request_bars_of(database, interface, rivals):
             if (pair := (django_cycle.OURS, rival)) in turns:
                 where = ("e", f"{scenario}, by turns", " / ".join(pair))
                 figures = [(*where, f"{metric} ratio")]
+                if metric == "rate":
+                    yield Bar(
+                        f"{text}failed requests, by turns with {rival}",
+                        (*where, "failed"),
+                        at_most=0,
+                        worst=True,
+                    )
             else:
                 figures = [requests(one, metric) for one in pair]
             yield Bar(f"{text}{metric}, pool / {rival}", *figures, **limit)

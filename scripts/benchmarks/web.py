@@ -6,6 +6,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from statistics import median
 
+from pooltools import ToolError
+
 from . import bare, django_cycle
 from .cases import Case, Workload, run_measure
 from .cpu import cpu_seconds
@@ -309,8 +311,8 @@ class TurnsCase(Case):
         turns = []
         # Two processes with the same code may differ by some percent, for as
         # long as they live: by what lies where in their memory.
-        for _ in range(lab.pick(2, 4)):
-            turns += self.take_turns(lab, 3)
+        for number in range(lab.pick(2, 4)):
+            turns += self.take_turns(lab, 3, first=number % 2)
         one, other = zip(*turns)
         return {
             "one rate": median(figures["rate"] for figures in one),
@@ -322,14 +324,14 @@ class TurnsCase(Case):
             },
         }
 
-    def take_turns(self, lab, count):
-        """Return pairs of the figures of the two."""
+    def take_turns(self, lab, count, first=0):
+        """Return pairs of the figures of the two, whoever is the first."""
         for case in self.pair:
             case.prepare(lab)
         turns = []
         with ExitStack() as stack:
             sites = [stack.enter_context(case.site(lab)) for case in self.pair]
-            order = [0, 1]
+            order = [first, 1 - first]
             for _ in range(count):
                 figures = {n: self.load(sites[n], self.pair[n].clients) for n in order}
                 turns.append((figures[0], figures[1]))
@@ -340,6 +342,9 @@ class TurnsCase(Case):
     def load(self, site, clients):
         before = cpu_seconds(site.process.pid)
         figures = load(site.url, self.turn, clients)
+        if not figures["requests"]:
+            # There'd be no ratio. The other cases go on.
+            raise ToolError(f"{site.url} answered nothing for {self.turn} s.")
         spent = cpu_seconds(site.process.pid) - before
         figures["client"] = spent / figures["requests"] * 1e3
         return figures

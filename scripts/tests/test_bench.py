@@ -240,6 +240,24 @@ class BarsTests(unittest.TestCase):
         self.assertTrue(worst.is_about(results))
         self.assertFalse(Bar("", (*where[:2], "x", "jain")).is_about(results))
 
+    def test_requests_by_turns_are_judged_instead_of_those_apart(self):
+        judged = {bar.text: bar for bar in bars() if bar.one[0] == "e"}
+        wsgi, asgi = (
+            web.Requests.scenario("PostgreSQL", name) for name in web.INTERFACES
+        )
+        ours = web.django_cycle.OURS
+        for rival in (web.django_cycle.PERSISTENT, web.django_cycle.STOCK_POOL):
+            for metric in ("rate", "p99"):
+                with self.subTest(rival=rival, metric=metric):
+                    bar = judged[f"(e) {wsgi}: {metric}, pool / {rival}"]
+                    pair = f"{ours} / {rival}"
+                    place = ("e", f"{wsgi}, by turns", pair, f"{metric} ratio")
+                    self.assertEqual((bar.one, bar.other), (place, None))
+                    # Not with uvicorn.
+                    bar = judged[f"(e) {asgi}: {metric}, pool / {rival}"]
+                    self.assertEqual(bar.one, ("e", asgi, ours, metric))
+                    self.assertEqual(bar.other, ("e", asgi, rival, metric))
+
     def test_an_unknown_workload_is_named(self):
         with contextlib.redirect_stderr(io.StringIO()) as output:
             with self.assertRaises(SystemExit):
@@ -546,6 +564,37 @@ class TurnsTests(unittest.TestCase):
         self.assertEqual(figures["failed"], loads)
         self.assertEqual(self.case.rival, "ours / other")
 
+    def test_medians_are_those_of_ratios(self):
+        def figures(number):
+            return {"rate": number, "p99": number, "client": number, "failed": 0}
+
+        # The ratio of the medians is 1.
+        pairs = [(100, 100), (300, 150), (50, 10)]
+        turns = [tuple(map(figures, pair)) for pair in pairs]
+        with mock.patch.object(self.case, "take_turns", return_value=turns):
+            measured = self.case.measure(FakeLab(quick=True))
+        for metric in ("rate", "p99", "client"):
+            with self.subTest(metric=metric):
+                self.assertEqual(measured[f"{metric} ratio"], 2)
+        self.assertEqual((measured["one rate"], measured["other rate"]), (100, 100))
+
+    def test_the_first_of_a_pair_is_the_same_in_any_order(self):
+        for first in (0, 1):
+            for one, other in self.case.take_turns(FakeLab(quick=True), 2, first):
+                self.assertGreater(one["rate"], other["rate"])
+
+    def test_both_are_the_first_equally_often(self):
+        self.case.measure(FakeLab(quick=False))
+        loads = [name for event, name in self.events if event == "load"]
+        self.assertEqual(loads[::2].count("ours"), loads[::2].count("other"))
+
+    def test_a_turn_without_an_answer_is_an_error(self):
+        # As wrk has it.
+        nothing = {"rate": 0.0, "requests": 0, "p99": 0.0, "failed": 0}
+        with mock.patch.object(web, "load", return_value=nothing):
+            with self.assertRaisesRegex(ToolError, "answered nothing"):
+                self.case.measure(FakeLab(quick=True))
+
     def test_there_are_new_processes(self):
         for quick, starts in ((True, 4), (False, 8)):
             with self.subTest(quick=quick):
@@ -571,6 +620,40 @@ class TurnsTests(unittest.TestCase):
         self.assertEqual(str(measured), "0.99 (0.9-1)")
         self.assertIs(ok, True)
         self.assertIs(Bar("", where, at_least=0.995).judge(results)[1], False)
+
+
+class SiteTests(unittest.TestCase):
+    """RequestsCase.site(), without a process."""
+
+    def setUp(self):
+        self.calls = mock.Mock()
+        self.calls.Site.return_value = self.calls.site
+        for name in ("Site", "load"):
+            self.enterContext(mock.patch.object(web, name, getattr(self.calls, name)))
+        self.case = web.RequestsCase("SQLite", "wsgi", "ours", None, {}, None)
+
+    def names(self):
+        return [name for name, *_ in self.calls.mock_calls if name != "Site"]
+
+    def test_it_is_warmed_up_before_the_block_and_stopped_after_it(self):
+        with self.case.site(mock.Mock()) as site:
+            self.assertIs(site, self.calls.site)
+            self.assertEqual(self.names(), ["site.start", "load"])
+        self.assertEqual(self.names()[2:], ["site.stop"])
+
+    def test_it_is_stopped_after_a_failure(self):
+        def fail(*args):
+            raise ToolError("It broke.")
+
+        for where in ("start", "warm-up", "block"):
+            with self.subTest(where=where):
+                self.calls.reset_mock()
+                self.calls.site.start.side_effect = fail if where == "start" else None
+                self.calls.load.side_effect = fail if where == "warm-up" else None
+                with self.assertRaises(ToolError):
+                    with self.case.site(mock.Mock()):
+                        fail()
+                self.assertEqual(self.names()[-1], "site.stop")
 
 
 class AsynchronousTests(unittest.TestCase):
