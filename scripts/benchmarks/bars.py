@@ -38,11 +38,7 @@ class Bar:
 
     def judge(self, results):
         """Return (what was measured, whether that's within the limit)."""
-        if self.other is None and self.one[-1].endswith(" ratio"):
-            # Formed within each round.
-            measured = results.spread(*self.one)
-            middle = measured and measured.median
-        elif self.other is None:
+        if self.other is None and not self.one[-1].endswith(" ratio"):
             worst = max if self.at_least is None else min
             function = worst if self.worst else median
             measured = middle = results.summary(function, *self.one)

@@ -57,19 +57,17 @@ class Results:
         values = self.values(*where)
         return function(values) if values else None
 
-    def ratio(self, one, other):
+    def ratio(self, one, other=None):
         """
         Return the Ratio of two metrics, both (workload, scenario, rival,
         metric). It's formed round by round, from what was measured one soon
         after the other. None if one of them is missing.
-        """
-        pairs = zip(self.values(*one), self.values(*other))
-        ratios = [a / b for a, b in pairs if b]
-        return Ratio(ratios) if ratios else None
 
-    def spread(self, *where):
-        """Return the Ratio of a metric that is one in itself."""
-        ratios = self.values(*where)
+        other: None if the first is a ratio in itself.
+        """
+        ratios = self.values(*one)
+        if other is not None:
+            ratios = [a / b for a, b in zip(ratios, self.values(*other)) if b]
         return Ratio(ratios) if ratios else None
 
     def save(self, file):

@@ -108,16 +108,7 @@ class Requests(Workload):
     def cases(self, lab):
         for interface in lab.pick(("wsgi",), INTERFACES):
             for rival in lab.pick(QUICK, POSTGRESQL):
-                environment, server, _ = django_cycle.RIVALS[rival]
-                yield RequestsCase(
-                    "PostgreSQL",
-                    interface,
-                    rival,
-                    environment,
-                    django_cycle.database(lab, rival),
-                    lab.server("postgresql"),
-                    between=server if server != "postgresql" else None,
-                )
+                yield self.case(lab, "PostgreSQL", interface, rival)
         for name in lab.pick(("PostgreSQL",), [*TURNS]):
             for pair in lab.pick(TURNS[name][:1], TURNS[name]):
                 yield TurnsCase(*(self.case(lab, name, "wsgi", one) for one in pair))
@@ -129,12 +120,12 @@ class Requests(Workload):
                     yield self.case(lab, name, interface, rival)
 
     def case(self, lab, name, interface, rival):
-        """Return the case of a rival without a proxy."""
-        server = None
+        server = between = None
         if name == "PostgreSQL":
-            environment = django_cycle.RIVALS[rival][0]
+            environment, in_front, _ = django_cycle.RIVALS[rival]
             database = django_cycle.database(lab, rival)
             server = lab.server("postgresql")
+            between = in_front if in_front != "postgresql" else None
         elif name == "MariaDB":
             environment, settings = MARIADB[rival]
             server = lab.server("mariadb")
@@ -144,7 +135,9 @@ class Requests(Workload):
             file = str(self.sqlite_file(lab))
             database = {"ENGINE": "django.db.backends.sqlite3", "NAME": file}
             database |= settings
-        return RequestsCase(name, interface, rival, environment, database, server)
+        return RequestsCase(
+            name, interface, rival, environment, database, server, between=between
+        )
 
     def sqlite_file(self, lab):
         if not hasattr(self, "_directory"):
@@ -272,12 +265,7 @@ class RequestsCase(Case):
                 watcher = executor.submit(
                     run_measure, lab.python(STOCK), task, seconds + 60, "watch"
                 )
-            before = {name: total_cpu(pids) for name, pids in watched.items()}
-            figures = load(site.url, seconds, self.clients)
-            for name, pids in watched.items():
-                if figures["requests"]:
-                    spent = total_cpu(pids) - before[name]
-                    figures[name] = spent / figures["requests"] * 1e3
+            figures = load_and_clock(site.url, seconds, self.clients, watched)
             if watcher is not None:
                 figures.update(watcher.result())
         return figures
@@ -333,21 +321,34 @@ class TurnsCase(Case):
             sites = [stack.enter_context(case.site(lab)) for case in self.pair]
             order = [first, 1 - first]
             for _ in range(count):
-                figures = {n: self.load(sites[n], self.pair[n].clients) for n in order}
+                figures = {n: self.load(sites[n], self.pair[n]) for n in order}
                 turns.append((figures[0], figures[1]))
                 # So that neither is always the first.
                 order.reverse()
         return turns
 
-    def load(self, site, clients):
-        before = cpu_seconds(site.process.pid)
-        figures = load(site.url, self.turn, clients)
+    def load(self, site, case):
+        watched = {"client": [site.process.pid]}
+        figures = load_and_clock(site.url, self.turn, case.clients, watched)
         if not figures["requests"]:
             # There'd be no ratio. The other cases go on.
             raise ToolError(f"{site.url} answered nothing for {self.turn} s.")
-        spent = cpu_seconds(site.process.pid) - before
-        figures["client"] = spent / figures["requests"] * 1e3
         return figures
+
+
+def load_and_clock(url, seconds, clients, watched):
+    """
+    Do what load() does, and note the CPU time of a request, in milliseconds.
+
+    watched: metric -> the processes that it's about.
+    """
+    before = {name: total_cpu(pids) for name, pids in watched.items()}
+    figures = load(url, seconds, clients)
+    for name, pids in watched.items():
+        if figures["requests"]:
+            spent = total_cpu(pids) - before[name]
+            figures[name] = spent / figures["requests"] * 1e3
+    return figures
 
 
 def total_cpu(pids):
