@@ -222,8 +222,7 @@ class DatabasePooling(BaseDatabasePooling):
             wanted_dumpers = [*dumpers]
 
             def is_unchanged():
-                # To return what they come to would take half as many more steps,
-                # for each condition has a value then.
+                # Returning their value would take half as many steps more.
                 if (
                     pgconn.transaction_status == 0
                     and read_attributes(attributes) == wanted
