@@ -55,6 +55,7 @@ def borrower_for(wrapper):
     borrower.trusting = pool.options.check is False
     if pool.options.reset != "auto":
         borrower.reset_always = pool.options.reset != "never"
+    borrower.is_plain = borrower.autocommit and not borrower.reset_always
     borrower.leak_warning = pool.options.leak_warning
     borrower.policy = POLICIES[pool.options.lease]
     borrower.policy.prepare()
@@ -101,6 +102,8 @@ class Borrower:
         # Whether the session is reset whatever was done, None if what was
         # done decides.
         self.reset_always = None
+        # Whether autocommit is on, and a session isn't reset without need.
+        self.is_plain = False
         self.leak_warning = None
         # Whether asynchronous code asks which wrappers its callers use.
         self.is_noted = False
@@ -153,24 +156,29 @@ class Borrower:
 
     # ##### Borrowing #####
 
-    def borrow(self, wrapper, again=False):
+    def borrow(self, wrapper, again=False, is_open=False):
         """
         Give a wrapper without a connection one of the pool's. Return True.
 
         again: whether to do that only if it's all that's left of what the
             wrapper's connect() would do. Return False if it isn't.
+        is_open: whether the wrapper wasn't closed since it had one. Then its
+            settings don't matter, as while it's connected without a pool.
         """
         pool = self.pool
         if again:
             if (
                 not self.is_ready
-                # is_current(), without the call.
-                or self.settings != wrapper.settings_dict
                 or self.timezone_name != wrapper.timezone_name
                 or pool.closed
-                # It may be overridden, also by a test.
-                or type(wrapper).connect is not CONNECT
-                or "connect" in wrapper.__dict__
+                or not is_open
+                and (
+                    # is_current(), without the call.
+                    self.settings != wrapper.settings_dict
+                    # It may be overridden, also by a test.
+                    or type(wrapper).connect is not CONNECT
+                    or "connect" in wrapper.__dict__
+                )
             ):
                 return False
         elif self.lease is not None:
@@ -399,14 +407,15 @@ class Borrower:
 
     # ##### Handles that outlive the lease #####
 
-    def track(self, cursor, name=None):
+    def track(self, wrapper, cursor, name=None):
         """
-        Remember a cursor, Django's wrapper of it, until the lease ends.
+        Remember a wrapper's cursor, Django's wrapper of it, until the lease
+        ends.
 
         name: that of a cursor on the server.
         """
         if self.per_statement:
-            self.policy.watch(self, self.wrapper(), cursor, name is not None)
+            self.policy.watch(self, wrapper, cursor, name is not None)
         else:
             if name is not None:
                 cursor.close = CloseOnServer(self, cursor)
@@ -478,19 +487,19 @@ class Borrower:
     def begin(self, wrapper):
         """Have the wrapper's attribute set for a cursor that's to be made."""
         attributes = wrapper.__dict__
+        self.asks_why = False
         if "connection" in attributes:
             # Or it's about to connect.
-            pass
+            self.is_borrowing = True
         elif (lease := self.lease) is not None and (slot := lease.slot) is not None:
+            self.is_borrowing = True
             attributes["connection"] = slot.connection
         else:
             try:
-                self.borrow(wrapper, True)
+                self.borrow(wrapper, True, True)
             except Exception:
                 with wrapper.wrap_database_errors:
                     raise
-        self.is_borrowing = True
-        self.asks_why = False
 
     def rest(self, wrapper):
         """Give back if the policy says so: nothing is under way just now."""

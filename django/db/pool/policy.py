@@ -35,6 +35,8 @@ ASKING_MODULES = frozenset(
         "django.test.testcases",
     ]
 )
+# The next connection is one of a pool with the right time zone.
+ASKING_FUNCTIONS = frozenset(["ensure_timezone"])
 # What may be between a wrapper and whoever uses it.
 MODULES_BETWEEN = frozenset(
     ["django.utils.asyncio", "django.utils.connection", "django.test.testcases"]
@@ -117,7 +119,14 @@ class TransactionPolicy(RequestPolicy):
             return
         cursor.close = OpenCursor(borrower, cursor, is_on_server)
         attributes = wrapper.__dict__
-        if attributes.get("connection") is lease.slot.connection:
+        try:
+            connection = lease._slot.connection
+        except AttributeError:
+            # Somebody else has ended it.
+            attributes.pop("connection", None)
+            return
+        # hide(), without the call.
+        if attributes.get("connection") is connection:
             del attributes["connection"]
 
     # ##### The attribute #####
@@ -146,12 +155,16 @@ class TransactionPolicy(RequestPolicy):
         if not may_use(wrapper):
             return connection
         if is_backend(module, type(wrapper)):
-            if connection is not None or module in ASKING_MODULES:
+            if (
+                connection is not None
+                or module in ASKING_MODULES
+                or frame.f_code.co_name in ASKING_FUNCTIONS
+            ):
                 return connection
         if connection is None:
             # Not ensure_connection(): tests replace it by what asks here.
             with wrapper.wrap_database_errors:
-                if not borrower.borrow(wrapper, True):
+                if not borrower.borrow(wrapper, True, True):
                     wrapper.connect()
             borrower = wrapper._borrower
             connection = borrower.lease.slot.connection
@@ -218,13 +231,12 @@ class TransactionPolicy(RequestPolicy):
         elif (
             # What give_back() asks to find that there's nothing to do.
             not borrower.traces
+            and borrower.is_plain
             and wrapper.autocommit
-            and borrower.autocommit
             and not wrapper.in_atomic_block
             and not wrapper.errors_occurred
             and not borrower.pin_depth
             and not wrapper._thread_sharing_count
-            and not borrower.reset_always
             # The attribute's own reference is missing here.
             and count_references(slot.connection) < slot.session.references
             and (
@@ -335,10 +347,13 @@ class OpenCursor:
             # The garbage collector clears references before it closes the
             # generators that iterate. What's left to do, __del__() does.
             return None
-        borrower = self.borrower
+        if (borrower := self.borrower) is None:
+            # Called again.
+            return cursor.cursor.close()
+        self.borrower = None
         cursors = borrower.holding.cursors
         if id(self) not in cursors:
-            # Called again, or the lease has ended before.
+            # The lease has ended before.
             return cursor.cursor.close()
         wrapper = borrower.wrapper()
         try:
@@ -349,14 +364,16 @@ class OpenCursor:
                 report_pin(self.pin, borrower.pool.name)
             # may_use(), without the call.
             if wrapper._thread_ident == get_ident() or wrapper.allow_thread_sharing:
-                cursor.cursor = ClosedCursor(
-                    borrower.pool.pooling.read_closed_cursor(cursor.cursor),
-                    wrapper.features,
-                )
+                closed = ClosedCursor()
+                closed._features = wrapper.features
+                borrower.pool.pooling.copy_closed_cursor(cursor.cursor, closed)
+                cursor.cursor = closed
                 borrower.policy.rest(borrower, wrapper)
 
     def __del__(self):
-        borrower = self.borrower
+        if (borrower := self.borrower) is None:
+            # It was called.
+            return
         try:
             cursors = borrower.holding.cursors
             if id(self) not in cursors:
@@ -386,10 +403,6 @@ class ClosedCursor:
     closed = True
     description = None
     rowcount = -1
-
-    def __init__(self, attributes, features):
-        self.__dict__ = attributes
-        self._features = features
 
     def close(self):
         pass

@@ -141,10 +141,13 @@ class IdentityTests(PooledTestCase):
         """Nothing of the policy is left."""
         self.use_pool(lease="transaction")
         self.assertEqual(self.query("SELECT 1"), (1,))
+        pool = self.wrapper.pool
         self.settings_dict["POOL"] = False
+        self.wrapper.close()
         for _ in range(2):
             self.wrapper.ensure_connection()
             self.assertEqual(self.query("SELECT 1"), (1,))
+        self.assertIs(pool.closed, True)
         self.wrapper.close()
         self.assertIsNone(self.wrapper.connection)
 

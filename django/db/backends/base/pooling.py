@@ -428,16 +428,14 @@ class BaseDatabasePooling:
         """
         cursor.close()
 
-    def read_closed_cursor(self, cursor):
+    def copy_closed_cursor(self, cursor, copy):
         """
-        Return what's still read of a driver's cursor after it was closed, as
-        a dictionary of attributes. It must not lead to the connection.
+        Set attributes of a copy to what's still read of a driver's cursor
+        after it was closed. They must not lead to the connection.
         """
-        return {
-            "description": cursor.description,
-            "rowcount": cursor.rowcount,
-            "lastrowid": getattr(cursor, "lastrowid", None),
-        }
+        copy.description = cursor.description
+        copy.rowcount = cursor.rowcount
+        copy.lastrowid = getattr(cursor, "lastrowid", None)
 
     # ##### Resetting the session #####
 

@@ -52,11 +52,9 @@ class DatabasePooling(BaseDatabasePooling):
         # TypeError. They ask this before.
         cursor._check_executed = refuse
 
-    def read_closed_cursor(self, cursor):
-        return {
-            **super().read_closed_cursor(cursor),
-            "_executed": getattr(cursor, "_executed", None),
-        }
+    def copy_closed_cursor(self, cursor, copy):
+        super().copy_closed_cursor(cursor, copy)
+        copy._executed = getattr(cursor, "_executed", None)
 
     def in_transaction(self, connection):
         # PyMySQL tells what the server said, but not what it said after rows,

@@ -53,9 +53,6 @@ class SentQuery:
 
     __slots__ = ("query",)
 
-    def __init__(self, query):
-        self.query = query
-
 
 # Seconds that asking for a query to be canceled may take.
 CANCEL_TIMEOUT = 5.0
@@ -132,9 +129,12 @@ class DatabasePooling(BaseDatabasePooling):
                 connection.pgconn.transaction_status != 0 or connection._tpc is not None
             )
 
-        def read_closed_cursor(self, cursor):
+        def copy_closed_cursor(self, cursor, copy):
             # It forgets everything else itself.
-            return {"_query": cursor._query and SentQuery(cursor._query.query)}
+            copy._query = None
+            if (query := cursor._query) is not None:
+                copy._query = sent = SentQuery()
+                sent.query = query.query
 
         def make_clean(self, wrapper, borrower):
             # 1 is the status amid an answer or a COPY. A generator, or a Copy,
@@ -168,12 +168,10 @@ class DatabasePooling(BaseDatabasePooling):
         # The driver believes in the encoding that it has set itself.
         driver_registries = ["string_types", "binary_types", "encoding"]
 
-        def read_closed_cursor(self, cursor):
-            return {
-                **super().read_closed_cursor(cursor),
-                "query": cursor.query,
-                "statusmessage": cursor.statusmessage,
-            }
+        def copy_closed_cursor(self, cursor, copy):
+            super().copy_closed_cursor(cursor, copy)
+            copy.query = cursor.query
+            copy.statusmessage = cursor.statusmessage
 
         def in_transaction(self, connection):
             # After tpc_prepare(), the server has none, and the driver refuses
