@@ -62,7 +62,7 @@ class Asynchronous(Workload):
         ("cpu", "CPU us", 0),
     ]
     ratio = "rate"
-    rounds = (2, 5)
+    rounds = (2, 4)
 
     def cases(self, lab):
         size = django_cycle.MAX_SIZE

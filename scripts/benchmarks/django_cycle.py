@@ -117,7 +117,7 @@ class Cycle(Workload):
             "cycle.cycle",
             {
                 "database": database(lab, rival),
-                "seconds": lab.pick(0.3, 1.5),
+                "seconds": lab.pick(0.3, 1.2),
                 **arguments,
             },
         )
