@@ -16,6 +16,7 @@ from . import (
     parts,
     report,
     web,
+    within,
 )
 from .bars import judge
 from .environments import PATCHED, ROOT, STOCK
@@ -40,6 +41,7 @@ WORKLOADS = {
             asynchronous.Asynchronous(),
             parts.Parts(),
             parts.Instructions(),
+            within.Within(),
         ],
         key=lambda workload: workload.letter,
     )

@@ -299,8 +299,8 @@ class TurnsCase(Case):
         turns = []
         # Two processes with the same code may differ by some percent, for as
         # long as they live: by what lies where in their memory.
-        for number in range(lab.pick(2, 4)):
-            turns += self.take_turns(lab, 3, first=number % 2)
+        for number in range(lab.pick(2, 6)):
+            turns += self.take_turns(lab, 2, first=number % 2)
         one, other = zip(*turns)
         return {
             "one rate": median(figures["rate"] for figures in one),
@@ -313,13 +313,17 @@ class TurnsCase(Case):
         }
 
     def take_turns(self, lab, count, first=0):
-        """Return pairs of the figures of the two, whoever is the first."""
+        """
+        Return pairs of the figures of the two.
+
+        first: which of them is started first, and loaded first.
+        """
         for case in self.pair:
             case.prepare(lab)
         turns = []
+        order = [first, 1 - first]
         with ExitStack() as stack:
-            sites = [stack.enter_context(case.site(lab)) for case in self.pair]
-            order = [first, 1 - first]
+            sites = {n: stack.enter_context(self.pair[n].site(lab)) for n in order}
             for _ in range(count):
                 figures = {n: self.load(sites[n], self.pair[n]) for n in order}
                 turns.append((figures[0], figures[1]))

@@ -585,8 +585,10 @@ class TurnsTests(unittest.TestCase):
 
     def test_both_are_the_first_equally_often(self):
         self.case.measure(FakeLab(quick=False))
-        loads = [name for event, name in self.events if event == "load"]
-        self.assertEqual(loads[::2].count("ours"), loads[::2].count("other"))
+        for kind in ("start", "load"):
+            with self.subTest(kind=kind):
+                names = [name for event, name in self.events if event == kind]
+                self.assertEqual(names[::2].count("ours"), names[::2].count("other"))
 
     def test_a_turn_without_an_answer_is_an_error(self):
         # As wrk has it.
@@ -596,7 +598,7 @@ class TurnsTests(unittest.TestCase):
                 self.case.measure(FakeLab(quick=True))
 
     def test_there_are_new_processes(self):
-        for quick, starts in ((True, 4), (False, 8)):
+        for quick, starts in ((True, 4), (False, 12)):
             with self.subTest(quick=quick):
                 self.events.clear()
                 self.case.measure(FakeLab(quick))

@@ -97,27 +97,35 @@ def one_query(database, leases, kind, batch, seconds):
 
     leases: the one that is compared, and the one that it's compared with.
     """
-    aliases = ["default", "other"]
     databases = [
         {**database, "POOL": {**database["POOL"], "lease": lease}} for lease in leases
     ]
     set_up_site(databases[0], other=databases[1])
-    loops = {alias: make_loop(kind, alias) for alias in aliases}
-    for loop in loops.values():
+    loops = [make_loop(kind, alias) for alias in ("default", "other")]
+    return compare_by_turns(*loops, batch, seconds)
+
+
+def compare_by_turns(one, other, batch, seconds):
+    """
+    Return what two loops take for one of a batch, in microseconds, and the
+    medians of the ratios of the turns.
+    """
+    for loop in (one, other):
         loop(batch)
+    loops = [one, other]
     turns = []
     end = time.perf_counter() + seconds
     while not turns or time.perf_counter() < end:
-        times = {alias: time_batch(loops[alias], batch) for alias in aliases}
-        turns.append([times[alias] for alias in ("default", "other")])
+        times = {loop: time_batch(loop, batch) for loop in loops}
+        turns.append([times[one], times[other]])
         # So that neither is always the first.
-        aliases.reverse()
+        loops.reverse()
     figures = {}
     for position, metric in enumerate(["wall", "cpu"]):
-        one, other = zip(*([times[position] for times in turn] for turn in turns))
-        figures[metric] = median(one)
-        figures[f"{metric} other"] = median(other)
-        figures[f"{metric} ratio"] = median(a / b for a, b in zip(one, other))
+        mine, others = zip(*([times[position] for times in turn] for turn in turns))
+        figures[metric] = median(mine)
+        figures[f"{metric} other"] = median(others)
+        figures[f"{metric} ratio"] = median(a / b for a, b in zip(mine, others))
     return figures
 
 
