@@ -299,7 +299,7 @@ class TurnsCase(Case):
         turns = []
         # Two processes with the same code may differ by some percent, for as
         # long as they live: by what lies where in their memory.
-        for number in range(lab.pick(2, 6)):
+        for number in range(lab.pick(2, 4)):
             turns += self.take_turns(lab, 2, first=number % 2)
         one, other = zip(*turns)
         return {

@@ -598,7 +598,7 @@ class TurnsTests(unittest.TestCase):
                 self.case.measure(FakeLab(quick=True))
 
     def test_there_are_new_processes(self):
-        for quick, starts in ((True, 4), (False, 12)):
+        for quick, starts in ((True, 4), (False, 8)):
             with self.subTest(quick=quick):
                 self.events.clear()
                 self.case.measure(FakeLab(quick))
