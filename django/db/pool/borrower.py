@@ -156,29 +156,24 @@ class Borrower:
 
     # ##### Borrowing #####
 
-    def borrow(self, wrapper, again=False, is_open=False):
+    def borrow(self, wrapper, again=False):
         """
         Give a wrapper without a connection one of the pool's. Return True.
 
         again: whether to do that only if it's all that's left of what the
             wrapper's connect() would do. Return False if it isn't.
-        is_open: whether the wrapper wasn't closed since it had one. Then its
-            settings don't matter, as while it's connected without a pool.
         """
         pool = self.pool
         if again:
             if (
                 not self.is_ready
+                # is_current(), without the call.
+                or self.settings != wrapper.settings_dict
                 or self.timezone_name != wrapper.timezone_name
                 or pool.closed
-                or not is_open
-                and (
-                    # is_current(), without the call.
-                    self.settings != wrapper.settings_dict
-                    # It may be overridden, also by a test.
-                    or type(wrapper).connect is not CONNECT
-                    or "connect" in wrapper.__dict__
-                )
+                # It may be overridden, also by a test.
+                or type(wrapper).connect is not CONNECT
+                or "connect" in wrapper.__dict__
             ):
                 return False
         elif self.lease is not None:
@@ -496,7 +491,7 @@ class Borrower:
             attributes["connection"] = slot.connection
         else:
             try:
-                self.borrow(wrapper, True, True)
+                self.borrow(wrapper, True)
             except Exception:
                 with wrapper.wrap_database_errors:
                     raise

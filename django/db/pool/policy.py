@@ -164,7 +164,7 @@ class TransactionPolicy(RequestPolicy):
         if connection is None:
             # Not ensure_connection(): tests replace it by what asks here.
             with wrapper.wrap_database_errors:
-                if not borrower.borrow(wrapper, True, True):
+                if not borrower.borrow(wrapper, True):
                     wrapper.connect()
             borrower = wrapper._borrower
             connection = borrower.lease.slot.connection

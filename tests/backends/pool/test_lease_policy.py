@@ -243,20 +243,6 @@ class StatementTests(LeaseTestCase):
         self.assertIsNot(self.wrapper.pool, pool)
         self.assertIs(pool.closed, True)
 
-    def test_settings_matter_when_closed(self):
-        """As without a pool: who is connected doesn't look at them."""
-        self.query("SELECT 1")
-        pool = self.wrapper.pool
-        self.settings_dict["POOL"] = {**self.pool_options, "max_size": 3}
-        self.query("SELECT 1")
-        self.assertIs(self.wrapper._borrower.pool, pool)
-        self.wrapper.connection
-        self.assertIs(self.wrapper._borrower.pool, pool)
-        self.wrapper.close()
-        self.query("SELECT 1")
-        self.assertIsNot(self.wrapper.pool, pool)
-        self.assertIs(pool.closed, True)
-
     @override_settings(USE_TZ=True)
     def test_another_time_zone_between_statements(self):
         """That takes no connection, and the next one is right."""
@@ -269,15 +255,6 @@ class StatementTests(LeaseTestCase):
         if is_postgresql:
             self.assertEqual(self.query("SHOW TIMEZONE")[0], self.wrapper.timezone_name)
         self.assertEqual(self.query("SELECT 1"), (1,))
-
-    def test_connect_is_called_when_closed(self):
-        connect = self.wrapper.connect
-        with mock.patch.object(self.wrapper, "connect", side_effect=connect) as calls:
-            for expected in (1, 2):
-                for _ in range(3):
-                    self.query("SELECT 1")
-                self.assertEqual(calls.call_count, expected)
-                self.wrapper.close()
 
     def test_a_lease_that_ends_while_a_cursor_is_made(self):
         self.query("SELECT 1")
