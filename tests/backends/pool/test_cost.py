@@ -38,10 +38,10 @@ counts_instructions = unittest.skipUnless(
 # Calls of Python functions, and instructions by version, that a driver's
 # connection takes to be borrowed and given back.
 LIMITS = {
-    "psycopg": (11, {(3, 12): 459, (3, 13): 467}),
-    "psycopg2": (17, {(3, 12): 523, (3, 13): 531}),
-    "MySQLdb": (11, {(3, 12): 469, (3, 13): 479}),
-    "pymysql": (14, {(3, 12): 498, (3, 13): 509}),
+    "psycopg": (11, {(3, 12): 457, (3, 13): 464}),
+    "psycopg2": (17, {(3, 12): 521, (3, 13): 528}),
+    "MySQLdb": (11, {(3, 12): 467, (3, 13): 476}),
+    "pymysql": (14, {(3, 12): 496, (3, 13): 506}),
     "sqlite3": (23, {(3, 12): 588, (3, 13): 602}),
 }
 
