@@ -55,7 +55,6 @@ def borrower_for(wrapper):
     borrower.trusting = pool.options.check is False
     if pool.options.reset != "auto":
         borrower.reset_always = pool.options.reset != "never"
-    borrower.is_plain = borrower.autocommit and not borrower.reset_always
     borrower.leak_warning = pool.options.leak_warning
     borrower.policy = POLICIES[pool.options.lease]
     borrower.policy.prepare()
@@ -102,8 +101,6 @@ class Borrower:
         # Whether the session is reset whatever was done, None if what was
         # done decides.
         self.reset_always = None
-        # Whether autocommit is on, and a session isn't reset without need.
-        self.is_plain = False
         self.leak_warning = None
         # Whether asynchronous code asks which wrappers its callers use.
         self.is_noted = False
@@ -482,12 +479,10 @@ class Borrower:
     def begin(self, wrapper):
         """Have the wrapper's attribute set for a cursor that's to be made."""
         attributes = wrapper.__dict__
-        self.asks_why = False
         if "connection" in attributes:
             # Or it's about to connect.
-            self.is_borrowing = True
+            pass
         elif (lease := self.lease) is not None and (slot := lease.slot) is not None:
-            self.is_borrowing = True
             attributes["connection"] = slot.connection
         else:
             try:
@@ -495,6 +490,8 @@ class Borrower:
             except Exception:
                 with wrapper.wrap_database_errors:
                     raise
+        self.is_borrowing = True
+        self.asks_why = False
 
     def rest(self, wrapper):
         """Give back if the policy says so: nothing is under way just now."""

@@ -231,12 +231,13 @@ class TransactionPolicy(RequestPolicy):
         elif (
             # What give_back() asks to find that there's nothing to do.
             not borrower.traces
-            and borrower.is_plain
             and wrapper.autocommit
+            and borrower.autocommit
             and not wrapper.in_atomic_block
             and not wrapper.errors_occurred
             and not borrower.pin_depth
             and not wrapper._thread_sharing_count
+            and not borrower.reset_always
             # The attribute's own reference is missing here.
             and count_references(slot.connection) < slot.session.references
             and (

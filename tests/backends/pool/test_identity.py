@@ -143,7 +143,6 @@ class IdentityTests(PooledTestCase):
         self.assertEqual(self.query("SELECT 1"), (1,))
         pool = self.wrapper.pool
         self.settings_dict["POOL"] = False
-        self.wrapper.close()
         for _ in range(2):
             self.wrapper.ensure_connection()
             self.assertEqual(self.query("SELECT 1"), (1,))
